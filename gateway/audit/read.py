@@ -1,0 +1,222 @@
+"""Reading a log: in order, by id, as it grows, with sealed facts, with proofs.
+
+Only batches whose checkpoint is there are given out, so a reader beside a live writer never sees a
+record that was not acknowledged, or is about to be. CRCs and order are checked here; signatures
+are ``verify``'s matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.audit.note import Checkpoint, VerifierKey, parse_checkpoint
+from gateway.audit.proof import format_proof
+from gateway.audit.records import FactsRef
+from gateway.audit.seal import SealError, open_sealed
+from gateway.audit.segments import (
+    CHECKPOINT,
+    RECORD,
+    SEALED,
+    Frame,
+    LogCorrupt,
+    frames,
+    read_opening,
+    segment_files,
+)
+from gateway.audit.tlog import inclusion_proof, leaf_hash, root_of
+
+__all__ = ["Entry", "LogReader"]
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record as stored: where it lies, its exact bytes, and its sealed frame if it has one."""
+
+    segment: str
+    offset: int
+    seq: int
+    raw: bytes
+    sealed: bytes | None
+
+    def json(self) -> dict[str, Any]:
+        """The record as plain values; every field that was written, known to us or not."""
+        value: dict[str, Any] = msgspec.json.decode(self.raw)
+        return value
+
+    def facts(self, subject_key: bytes) -> bytes:
+        """The sealed facts: the exact bytes that were evaluated.
+
+        Raises:
+            SealError: there are none, or they do not open with this key.
+        """
+        record = self.json()
+        if self.sealed is None:
+            raise SealError("this record has no sealed facts")
+        ref = msgspec.convert(record["facts"], FactsRef)
+        return open_sealed(self.sealed, subject_key, record["request_id"], self.seq, ref)
+
+
+class LogReader:
+    """Reads the log of one directory; takes no lock and writes nothing.
+
+    Args:
+        directory: that of one log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def entries(
+        self,
+        start: int = 0,
+        *,
+        follow: bool = False,
+        poll_s: float = POLL_S,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Entry]:
+        """The records from leaf ``start`` on.
+
+        Args:
+            start: the first leaf index wanted.
+            follow: wait for more at the end, until ``stop`` says so.
+            poll_s: how long to wait between looks, in seconds.
+            stop: asked at every look.
+
+        Raises:
+            LogCorrupt: a segment that is not the last does not end with a checkpoint.
+            OSError: a segment cannot be read.
+        """
+        path: Path | None = None
+        offset = seq = 0
+        while True:
+            path, after = self._locate(path, start)
+            if path is not None:
+                data = _read_from(path, offset)
+                done = 0
+                if offset == 0:
+                    done, seq = _opening(data, path.stem)
+                for batch in _batches(data, done) if offset or done else ():
+                    for entry in _entries(batch, path.name, offset, seq):
+                        seq = entry.seq + 1
+                        if entry.seq >= start:
+                            yield entry
+                    done = batch[-1].end
+                offset += done
+                if after is not None:
+                    if done < len(data):
+                        raise LogCorrupt(path.name, offset, seq, "the segment is damaged here")
+                    path, offset = after, 0
+                    continue
+            if not follow or stop():
+                return
+            time.sleep(poll_s)
+
+    def find(self, seq: int) -> Entry | None:
+        """The record at leaf ``seq``."""
+        first = next(self.entries(seq), None)
+        return first if first is not None and first.seq == seq else None
+
+    def by_request(self, request_id: str) -> list[Entry]:
+        """All records of one request, in order. Reads the whole log."""
+        return self._matching("request_id", request_id)
+
+    def by_decision(self, decision_id: str) -> list[Entry]:
+        """All records of one decision, in order. Reads the whole log."""
+        return self._matching("decision_id", decision_id)
+
+    def latest(self, keys: Sequence[VerifierKey]) -> Checkpoint:
+        """The newest checkpoint in the log.
+
+        Raises:
+            LogCorrupt: there is none.
+            NoteError: it is not signed by one of ``keys``.
+        """
+        for path in reversed(segment_files(self._directory)):
+            data = path.read_bytes()
+            start, _ = _opening(data, path.stem)
+            notes = [batch[-1].payload for batch in _batches(data, start)] if start else []
+            if notes:
+                return parse_checkpoint(notes[-1], keys)
+        raise LogCorrupt("", 0, 0, "the log has no checkpoint")
+
+    def proof(self, seq: int, keys: Sequence[VerifierKey]) -> bytes:
+        """A ``tlog-proof`` of the record at ``seq`` against the newest checkpoint.
+
+        Reads the whole log.
+
+        Raises:
+            ValueError: there is no such record, or the log's beginning has been removed.
+            LogCorrupt: the records do not give the checkpoint's root.
+            NoteError: the checkpoint is not signed by one of ``keys``.
+        """
+        checkpoint = self.latest(keys)
+        leaves: list[bytes] = []
+        for entry in self.entries():
+            if entry.seq != len(leaves):
+                raise ValueError("the beginning of the log has been removed")
+            if entry.seq == checkpoint.size:
+                break
+            leaves.append(leaf_hash(entry.raw))
+        if root_of(leaves) != checkpoint.root:
+            raise LogCorrupt("", 0, 0, "the records do not give the root that was signed")
+        return format_proof(seq, inclusion_proof(leaves, seq), checkpoint.note)
+
+    def _matching(self, name: str, value: str) -> list[Entry]:
+        needle = msgspec.json.encode(value)
+        return [
+            entry
+            for entry in self.entries()
+            if needle in entry.raw and entry.json().get(name) == value
+        ]
+
+    def _locate(self, path: Path | None, start: int) -> tuple[Path | None, Path | None]:
+        """The segment to read (the one with ``start`` at first) and the one after it, if any."""
+        segments = segment_files(self._directory)
+        if path is None:
+            before = [segment for segment in segments if int(segment.stem) <= start]
+            path = before[-1] if before else next(iter(segments), None)
+        later = [segment for segment in segments if path is not None and segment > path]
+        return path, next(iter(later), None)
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read()
+
+
+def _opening(data: bytes, stem: str) -> tuple[int, int]:
+    """Offset and leaf index of the first batch; offset 0 while the head is not there yet."""
+    try:
+        head, offset = read_opening(data)
+    except ValueError:
+        return 0, int(stem)
+    return offset, head.first
+
+
+def _batches(data: bytes, start: int) -> Iterator[list[Frame]]:
+    """The whole batches, each with its checkpoint last."""
+    batch: list[Frame] = []
+    for found in frames(data, start):
+        batch.append(found)
+        if found.kind == CHECKPOINT:
+            yield batch
+            batch = []
+
+
+def _entries(batch: list[Frame], segment: str, base: int, seq: int) -> Iterator[Entry]:
+    """The records of a batch; ``base`` is the file offset of its frames' offset 0."""
+    for found, following in pairwise(batch):
+        if found.kind == RECORD:
+            sealed = following.payload if following.kind == SEALED else None
+            yield Entry(segment, base + found.offset, seq, found.payload, sealed)
+            seq += 1

@@ -1,0 +1,414 @@
+"""What a record says: one frozen type for each ``type`` of ``audit/1``.
+
+A record is written as UTF-8 JSON with sorted keys and no white space; its values are strings,
+integers below 2**53, booleans, objects and arrays. Fields left at their default are not written.
+Nanosecond numbers are strings. The writer fills the common fields and, where they belong,
+``parent`` and ``facts``; callers leave those alone. Fields may be added within ``audit/1``; a
+field whose meaning changes makes ``audit/2``, and old bytes are never written again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "VERSION",
+    "AccessDenied",
+    "AccessIntent",
+    "AccessOutcome",
+    "AccessRefusedSummary",
+    "AnyRecord",
+    "ConfigChanged",
+    "DecisionRef",
+    "FactsRef",
+    "Gateway",
+    "LimitTaken",
+    "LogClosed",
+    "LogHeartbeat",
+    "LogOpened",
+    "LogRecovered",
+    "ModelRef",
+    "PolicyActivated",
+    "PolicyEngineError",
+    "PolicyRejected",
+    "ReasonRef",
+    "Record",
+    "RegistryChanged",
+    "RegistryTampered",
+    "RequestRef",
+    "ResponseRef",
+    "SourceRef",
+    "SubjectRef",
+    "Tokens",
+    "UpstreamRef",
+    "decode",
+    "encode",
+]
+
+VERSION = "audit/1"
+MAX_RECORD_BYTES = 32 * 1024
+MAX_TEXT = 512
+"""Characters of free text in a record; the rest is dropped and ``truncated`` says so."""
+MAX_FINDINGS = 32
+
+OutcomeStatus = Literal[
+    "ok",
+    "denied",
+    "upstream_error",
+    "client_abort",
+    "policy_cut",
+    "timeout",
+    "interrupted",
+    "shutdown",
+]
+
+
+class _Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of a record."""
+
+
+class Gateway(_Part, frozen=True, kw_only=True):
+    """The process that wrote the record."""
+
+    node: str
+    build: str = ""
+    config_digest: str = ""
+
+
+class SubjectRef(_Part, frozen=True, kw_only=True):
+    """Who asked. ``credential`` is a registry id or a keyed hash, never the credential."""
+
+    id: str
+    org: str
+    kind: str
+    credential: str
+    cred_kind: str
+    bound: str = "none"
+    engagement: str = ""
+
+
+class SourceRef(_Part, frozen=True, kw_only=True):
+    """Where the call came from: a keyed hash of the address, listed networks, country."""
+
+    hmac: str
+    labels: tuple[str, ...] = ()
+    country: str = "ZZ"
+
+
+class ModelRef(_Part, frozen=True, kw_only=True):
+    """What was asked for, what was authorised, and where it is served.
+
+    ``requested`` is a catalogue id, or ``unknown`` with a keyed hash of the name in
+    ``requested_hmac``.
+    """
+
+    requested: str
+    requested_hmac: str = ""
+    authorised: str = ""
+    endpoint: str = ""
+
+
+class ReasonRef(_Part, frozen=True, kw_only=True):
+    """A reason code and the rule that gave it."""
+
+    code: str
+    rule: str
+
+
+class DecisionRef(_Part, frozen=True, kw_only=True):
+    """The decision. The input it was made from is what the record's ``facts`` commit to."""
+
+    effect: str
+    revision: str
+    reasons: tuple[ReasonRef, ...] = ()
+    directives: tuple[str, ...] = ()
+    valid_until: str = ""
+    capture: str = ""
+    review: bool = False
+    eval_us: int = 0
+    memo: bool = False
+
+
+class LimitTaken(_Part, frozen=True, kw_only=True):
+    """One limit after the reservation."""
+
+    name: str
+    key: str
+    limit: int
+    left: int
+
+
+class RequestRef(_Part, frozen=True, kw_only=True):
+    """The body: bytes and SHA-256 as received, and as sent on where it was edited."""
+
+    bytes: int
+    sha256: str = ""
+    forwarded_sha256: str = ""
+    edits: tuple[str, ...] = ()
+    stream: bool = False
+    max_output_tokens: int = 0
+
+
+class FactsRef(_Part, frozen=True, kw_only=True):
+    """The sealed facts: ``SHA256(salt || facts)`` and the SHA-256 of the sealed frame, in hex."""
+
+    commitment: str
+    sealed_sha256: str
+
+
+class UpstreamRef(_Part, frozen=True, kw_only=True):
+    """What the endpoint answered: its own request id and status, for reconciliation."""
+
+    endpoint: str
+    request_id: str = ""
+    status: int = 0
+
+
+class Tokens(_Part, frozen=True, kw_only=True):
+    """Tokens used, and how that is known."""
+
+    input: int = field(name="in")
+    output: int = field(name="out")
+    usage_source: Literal["upstream", "counted", "reserved", "none"]
+    cached: int = 0
+    reasoning: int = 0
+
+
+class ResponseRef(_Part, frozen=True, kw_only=True):
+    """The bytes that left for the client."""
+
+    bytes: int
+    sha256: str = ""
+    finish: str = ""
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """The common fields, all filled by the writer.
+
+    ``seq`` is the leaf index; ``time`` the wall clock as read (RFC 3339, ns) and ``hlc`` a number
+    that always grows; ``mono`` the monotonic clock (ns) of the boot of the process that ``boot``
+    names; ``clock`` is ``regressed`` where the wall clock stood before an earlier record's.
+    """
+
+    v: str = ""
+    log: str = ""
+    seq: int = -1
+    time: str = ""
+    hlc: str = ""
+    boot: str = ""
+    mono: str = ""
+    clock: Literal["", "ok", "regressed"] = ""
+    gateway: Gateway | None = None
+
+
+class _Explained(Record, frozen=True, kw_only=True):
+    """A record with free text by an operator or an error: cut at ``MAX_TEXT`` characters."""
+
+    reason: str = ""
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_TEXT:
+            msgspec.structs.force_setattr(self, "reason", self.reason[:MAX_TEXT])
+            msgspec.structs.force_setattr(self, "truncated", True)
+
+
+class AccessIntent(Record, frozen=True, kw_only=True, tag="access.intent"):
+    """Durable before the upstream is contacted. Exactly one outcome follows."""
+
+    request_id: str
+    decision_id: str
+    subject: SubjectRef
+    src: SourceRef
+    wire: str
+    action: str
+    model: ModelRef
+    decision: DecisionRef
+    request: RequestRef
+    limits: tuple[LimitTaken, ...] = ()
+    facts: FactsRef | None = None
+    trace_id: str = ""
+
+
+class AccessOutcome(_Explained, frozen=True, kw_only=True, tag="access.outcome"):
+    """How an intent ended; durable before the end of the answer is released."""
+
+    request_id: str
+    status: OutcomeStatus
+    parent: int = -1
+    http: int = 0
+    upstream: UpstreamRef | None = None
+    served_model: str = ""
+    tokens: Tokens | None = None
+    response: ResponseRef | None = None
+    ttfb_ms: int = 0
+    dur_ms: int = 0
+
+
+class AccessDenied(_Explained, frozen=True, kw_only=True, tag="access.denied"):
+    """A known principal's refusal, in one phase. What had not happened yet is absent."""
+
+    request_id: str
+    http: int
+    decision_id: str = ""
+    subject: SubjectRef | None = None
+    src: SourceRef | None = None
+    wire: str = ""
+    action: str = ""
+    model: ModelRef | None = None
+    decision: DecisionRef | None = None
+    request: RequestRef | None = None
+    limits: tuple[LimitTaken, ...] = ()
+    facts: FactsRef | None = None
+    trace_id: str = ""
+
+
+class AccessRefusedSummary(Record, frozen=True, kw_only=True, tag="access.refused_summary"):
+    """Anonymous refusals of a time window: by reason, and by keyed source for the busiest."""
+
+    window_s: int
+    counts: dict[str, int]
+    sources: dict[str, int]
+    other: int = 0
+
+
+class RegistryChanged(_Explained, frozen=True, kw_only=True, tag="registry.changed"):
+    """A privileged row was made, changed or ended. Digests are of the canonical row; ``fields``
+    names what differs and ``tiers`` holds the levels after the change."""
+
+    kind: str
+    id: str
+    op: str
+    actor: str
+    epoch: int
+    digest_before: str = ""
+    digest_after: str = ""
+    fields: tuple[str, ...] = ()
+    tiers: dict[str, int] = {}
+
+
+class RegistryTampered(Record, frozen=True, kw_only=True, tag="registry.tampered"):
+    """A row was changed behind the gateway."""
+
+    kind: str
+    id: str
+    finding: str
+
+
+class PolicyActivated(_Explained, frozen=True, kw_only=True, tag="policy.activated"):
+    """A revision became the active one."""
+
+    revision: str
+    actor: str
+    previous: str = ""
+    source: str = ""
+
+
+class PolicyRejected(Record, frozen=True, kw_only=True, tag="policy.rejected"):
+    """A candidate was refused; the last known good stays. Long findings are cut."""
+
+    revision: str = ""
+    findings: tuple[str, ...] = ()
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        short = tuple(finding[:MAX_TEXT] for finding in self.findings[:MAX_FINDINGS])
+        if short != self.findings:
+            msgspec.structs.force_setattr(self, "findings", short)
+            msgspec.structs.force_setattr(self, "truncated", True)
+
+
+class PolicyEngineError(_Explained, frozen=True, kw_only=True, tag="policy.engine_error"):
+    """The engine gave no answer; calls were denied as a gateway fault."""
+
+    engine: str
+    revision: str = ""
+    count: int = 1
+
+
+class ConfigChanged(_Explained, frozen=True, kw_only=True, tag="config.changed"):
+    """The process runs with another configuration."""
+
+    digest_after: str
+    digest_before: str = ""
+    actor: str = ""
+
+
+class LogOpened(Record, frozen=True, kw_only=True, tag="log.opened"):
+    """A process began to write. ``clean`` says that the one before it ended with a close."""
+
+    size: int
+    clean: bool
+    key_id: str
+
+
+class LogRecovered(Record, frozen=True, kw_only=True, tag="log.recovered"):
+    """A torn tail that nobody had been promised was cut off, or open intents were closed."""
+
+    segment: str
+    offset: int
+    torn_bytes: int
+    orphans: int
+    kept_as: str = ""
+
+
+class LogClosed(Record, frozen=True, kw_only=True, tag="log.closed"):
+    """The process ended in order; ``open`` intents were still without an outcome."""
+
+    open: int
+
+
+class LogHeartbeat(Record, frozen=True, kw_only=True, tag="log.heartbeat"):
+    """The log was alive, and ``open`` intents were running."""
+
+    open: int
+
+
+AnyRecord = (
+    AccessIntent
+    | AccessOutcome
+    | AccessDenied
+    | AccessRefusedSummary
+    | RegistryChanged
+    | RegistryTampered
+    | PolicyActivated
+    | PolicyRejected
+    | PolicyEngineError
+    | ConfigChanged
+    | LogOpened
+    | LogRecovered
+    | LogClosed
+    | LogHeartbeat
+)
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
+
+
+def encode(record: Record) -> bytes:
+    """The leaf: sorted keys, no white space.
+
+    Raises:
+        ValueError: longer than ``MAX_RECORD_BYTES``, or text that UTF-8 cannot carry.
+        TypeError: a field holds what JSON cannot.
+    """
+    raw = _encoder.encode(record)
+    if len(raw) > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {len(raw)} bytes; at most {MAX_RECORD_BYTES} are kept")
+    return raw
+
+
+def decode(raw: bytes) -> AnyRecord:
+    """A record of a type that this version knows; fields it does not know are passed over.
+
+    Raises:
+        ValueError: another type, or not of its shape.
+    """
+    try:
+        return _decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a record: {error}") from None

@@ -1,0 +1,86 @@
+"""Facts, encrypted beside their record so that a person's can be erased and every proof kept.
+
+The record (a leaf of the tree) holds only a salted commitment to the facts and the digest of the
+sealed frame. The frame holds the facts under the subject's key; when that key is destroyed, what
+remains tells nothing: the salt, without which the commitment could be tested by guessing, is
+inside the ciphertext.
+
+Sealed payload: ``u64 BE leaf index || nonce, 12 bytes || AES-256-GCM(salt, 16 bytes || facts)``,
+with the request id as additional data. Commitment: ``SHA256(salt || facts)``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import struct
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gateway.audit.records import FactsRef
+
+__all__ = ["MAX_FACTS_BYTES", "SealError", "open_sealed", "seal"]
+
+MAX_FACTS_BYTES = 256 * 1024
+SALT_BYTES = 16
+NONCE_BYTES = 12
+_INDEX = struct.Struct(">Q")
+
+
+class SealError(ValueError):
+    """The sealed facts are not those of the record, or the key is not the subject's."""
+
+
+def seal(facts: bytes, key: bytes, request_id: str, seq: int) -> tuple[FactsRef, bytes]:
+    """Encrypt ``facts`` (at most ``MAX_FACTS_BYTES``) for the record at ``seq``.
+
+    Args:
+        facts: the exact bytes that were evaluated.
+        key: the subject's 32 bytes.
+        request_id: the record's.
+        seq: the record's leaf index.
+
+    Returns:
+        What the record says of them, and the payload of the sealed frame.
+
+    Raises:
+        ValueError: facts or key have another length.
+    """
+    if len(facts) > MAX_FACTS_BYTES:
+        raise ValueError(f"facts of {len(facts)} bytes; at most {MAX_FACTS_BYTES} are sealed")
+    if len(key) != 32:  # noqa: PLR2004  AES-256
+        raise ValueError("a subject key has 32 bytes")
+    random = os.urandom(SALT_BYTES + NONCE_BYTES)
+    plain, nonce = random[:SALT_BYTES] + facts, random[SALT_BYTES:]
+    cipher = AESGCM(key).encrypt(nonce, plain, request_id.encode())
+    payload = _INDEX.pack(seq) + nonce + cipher
+    ref = FactsRef(
+        commitment=sha256(plain).hexdigest(),
+        sealed_sha256=sha256(payload).hexdigest(),
+    )
+    return ref, payload
+
+
+def open_sealed(payload: bytes, key: bytes, request_id: str, seq: int, ref: FactsRef) -> bytes:
+    """The facts of one record.
+
+    Raises:
+        SealError: the payload is not the one that the record names, the key is not the subject's,
+            or the facts are not those committed to.
+    """
+    if sha256(payload).hexdigest() != ref.sealed_sha256:
+        raise SealError("the sealed frame is not the one that the record names")
+    start = _INDEX.size + NONCE_BYTES
+    if len(payload) < start or _INDEX.unpack_from(payload)[0] != seq:
+        raise SealError("the sealed frame belongs to another record")
+    try:
+        plain = AESGCM(key).decrypt(
+            payload[_INDEX.size : start], payload[start:], request_id.encode()
+        )
+    except (InvalidTag, ValueError):
+        raise SealError("the key does not open these facts") from None
+    if not hmac.compare_digest(sha256(plain).hexdigest(), ref.commitment):
+        raise SealError("the facts are not those the record commits to")
+    return plain[SALT_BYTES:]

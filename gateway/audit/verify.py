@@ -1,0 +1,398 @@
+"""``sluicegate-verify``: whether a log is exactly what was signed, told by other code.
+
+Standard library and ``cryptography`` only: this file imports nothing of the gateway and has its own
+frame reader, signature check and tree, so that a mistake of the writer is not repeated here. It
+checks, for every shard under a directory: every CRC; every head against the segments before it;
+every record's index, log name and time; every sealed frame against the digest in its record; every
+intent's outcome; every checkpoint's root and signature; and, if given, a checkpoint kept elsewhere.
+
+A log may be written while it is checked: bytes after the last checkpoint are accepted only when a
+later checkpoint comes to cover them.
+
+Exit codes: 0 verified, 1 not verified, 2 usage, 3 nothing to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import struct
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+__all__ = ["Report", "main", "parse_vkey", "verify_directory"]
+
+OK, UNPINNED = "ok", "consistent, key unpinned"
+PATIENCE_S = 2.0
+PROGRESS_BYTES = 64 * 1024 * 1024
+_MAGIC = b"AUDSEG1\n"
+_HEAD, _RECORD, _SEALED, _CHECKPOINT = b"HRSC"
+_HEADER = struct.Struct("<IIB")
+_MAX_PAYLOAD = 1 << 20
+_ED25519_VKEY_BYTES = 33
+_SIGNATURE_LINE = "— "
+
+Keys = Mapping[tuple[str, bytes], Ed25519PublicKey]
+
+
+class _Refused(Exception):
+    """What is wrong, and where."""
+
+    def __init__(self, segment: str, offset: int, leaf: int, what: str) -> None:
+        super().__init__(f"refused: {segment}@{offset}, leaf {leaf}: {what}")
+
+
+class _BadNote(Exception):
+    """A note that is malformed or wrongly signed."""
+
+
+@dataclass
+class Report:
+    """What was found in one shard. ``verdict`` is ``ok`` only if all was checked and right."""
+
+    shard: str
+    origin: str = ""
+    size: int = 0
+    root: str = ""
+    types: Counter[str] = field(default_factory=Counter)
+    open_intents: int = 0
+    verdict: str = ""
+
+
+def parse_vkey(text: str) -> tuple[tuple[str, bytes], Ed25519PublicKey]:
+    """A C2SP verifier key ``name+id+key``, as (name, id) and the key.
+
+    Raises:
+        ValueError: not an Ed25519 vkey, or its id is not that of its key.
+    """
+    name, _, rest = text.strip().partition("+")
+    key_id, _, encoded = rest.partition("+")
+    blob = base64.b64decode(encoded, validate=True)
+    if not name or len(blob) != _ED25519_VKEY_BYTES or blob[0] != 1:
+        raise ValueError("not an Ed25519 vkey")
+    if sha256(name.encode() + b"\n" + blob).hexdigest()[:8] != key_id:
+        raise ValueError("the id of the vkey is not that of its key")
+    return (name, bytes.fromhex(key_id)), Ed25519PublicKey.from_public_bytes(blob[1:])
+
+
+def _read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
+    """Origin, size, root, and whether a known key signed; a wrong signature raises ``_BadNote``."""
+    try:
+        text, _, signatures = note.decode().rpartition("\n\n")
+        origin, size, root = text.split("\n")
+        signed = False
+        for line in signatures.removesuffix("\n").split("\n"):
+            mark, name, encoded = line.split(" ")
+            blob = base64.b64decode(encoded, validate=True)
+            if mark + " " != _SIGNATURE_LINE:
+                raise _BadNote("malformed signature line")
+            key = keys.get((name, blob[:4]))
+            if key is not None:
+                key.verify(blob[4:], (text + "\n").encode())
+                signed = True
+        if str(int(size)) != size or not signatures.endswith("\n"):
+            raise _BadNote("malformed checkpoint")
+        return origin, int(size), base64.b64decode(root, validate=True), signed
+    except InvalidSignature:
+        raise _BadNote("the checkpoint's signature is wrong") from None
+    except ValueError:
+        raise _BadNote("malformed checkpoint") from None
+
+
+class _Tree:
+    """RFC 6962 over SHA-256, as the roots of its perfect subtrees."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.peaks: list[bytes] = []
+
+    def add(self, record: bytes) -> None:
+        node = sha256(b"\0" + record).digest()
+        rest = self.size
+        while rest % 2:
+            node = sha256(b"\1" + self.peaks.pop() + node).digest()
+            rest //= 2
+        self.peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        if not self.peaks:
+            return sha256().digest()
+        peaks = self.peaks[:-1]
+        node = self.peaks[-1]
+        while peaks:
+            node = sha256(b"\1" + peaks.pop() + node).digest()
+        return node
+
+
+def _frames(data: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
+    """(offset, kind, payload) of the intact frames from ``at`` on."""
+    while at + 9 <= len(data):
+        length, crc, kind = _HEADER.unpack_from(data, at)
+        payload = data[at + 9 : at + 9 + length]
+        if length > _MAX_PAYLOAD or len(payload) < length or zlib.crc32(payload, kind) != crc:
+            return
+        yield at, kind, payload
+        at += 9 + length
+
+
+class _Shard:
+    """One pass over one shard."""
+
+    def __init__(self, keys: Keys, kept: Sequence[tuple[str, int, bytes]], patience: float) -> None:
+        self.keys, self.patience = keys, patience
+        self.kept = kept
+        self.roots: dict[int, bytes] = {}
+        self.origin = ""
+        self.tree = _Tree()
+        self.types: Counter[str] = Counter()
+        self.open: dict[str, int] = {}
+        self.pinned = True
+        self.hlc = -1
+        self.time = ""
+        self.segment = ""
+
+    def refuse(self, offset: int, what: str, ahead: int = 0) -> _Refused:
+        return _Refused(self.segment, offset, self.tree.size + ahead, what)
+
+    def read(self, path: Path, *, last: bool) -> None:
+        """Check one segment; as the last one it may still be growing."""
+        self.segment = path.name
+        data = path.read_bytes()
+        at = self.consume(data, 0)
+        seen, until = len(data), time.monotonic() + self.patience
+        while at == 0 or at < seen:
+            if not last or time.monotonic() >= until:
+                intact = list(_frames(data, at)) if at else []
+                end = intact[-1][0] + 9 + len(intact[-1][2]) if intact else at
+                records = sum(kind == _RECORD for _, kind, _ in intact)
+                raise self.refuse(end, "damaged, or after the last checkpoint", records)
+            time.sleep(min(0.1, self.patience))
+            data = path.read_bytes()
+            at = self.consume(data, at)
+
+    def consume(self, data: bytes, at: int) -> int:
+        """Check the whole batches from ``at`` on; where they end. 0 without a head."""
+        if at == 0:
+            first = next(_frames(data, len(_MAGIC)), None)
+            if not data.startswith(_MAGIC) or first is None or first[1] != _HEAD:
+                return 0
+            self.head(first[2])
+            at = len(_MAGIC) + 9 + len(first[2])
+        batch: list[tuple[int, int, bytes]] = []
+        for frame in _frames(data, at):
+            batch.append(frame)
+            if frame[1] == _CHECKPOINT:
+                self.batch(batch)
+                at, batch = frame[0] + 9 + len(frame[2]), []
+        return at
+
+    def head(self, payload: bytes) -> None:
+        try:
+            head = json.loads(payload)
+            first, peaks = int(head["first"]), [bytes.fromhex(node) for node in head["frontier"]]
+            intents = {name: seq for seq, name in head["open"]}
+            origin, version, root = head["origin"], head["v"], head["prev_root"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self.refuse(0, "malformed head") from None
+        named = self.segment == f"{first:020d}.seg"
+        if version != "audseg/1" or not named or len(peaks) != first.bit_count():
+            raise self.refuse(0, "malformed head")
+        if not self.origin:
+            self.origin = origin
+            self.roots = {size: kept for log, size, kept in self.kept if log == origin}
+            self.compare(0)
+        fits = self.tree.peaks == peaks and self.tree.root().hex() == root
+        if (self.origin, self.tree.size, self.open) != (origin, first, intents) or not fits:
+            raise self.refuse(0, "the head does not continue the segment before it")
+
+    def batch(self, batch: list[tuple[int, int, bytes]]) -> None:
+        sealed: str | None = None
+        for offset, kind, payload in batch:
+            if (kind == _SEALED) != (sealed is not None):
+                raise self.refuse(offset, "sealed facts and record do not go together")
+            if kind == _SEALED:
+                if sha256(payload).hexdigest() != sealed:
+                    raise self.refuse(offset, "the sealed facts are not those of the record")
+                sealed = None
+            elif kind == _RECORD:
+                sealed = self.record(offset, payload)
+            elif kind == _CHECKPOINT:
+                self.checkpoint(offset, payload)
+            else:
+                raise self.refuse(offset, f"unknown frame kind {kind}")
+
+    def record(self, offset: int, payload: bytes) -> str | None:
+        """Check one record; the digest of the sealed frame that has to follow."""
+        try:
+            record: dict[str, Any] = json.loads(payload)
+            kind, hlc, stamp = str(record["type"]), int(record["hlc"]), str(record["time"])
+            request = str(record.get("request_id", ""))
+            numbered = (record["v"], record["log"], record["seq"])
+            facts = record.get("facts")
+            sealed: str | None = facts["sealed_sha256"] if facts else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self.refuse(offset, "malformed record") from None
+        if numbered != ("audit/1", self.origin, self.tree.size):
+            raise self.refuse(offset, f"out of place: it says {numbered[1]}#{numbered[2]}")
+        if hlc <= self.hlc or (stamp < self.time and record.get("clock") != "regressed"):
+            raise self.refuse(offset, "time runs backwards")
+        self.hlc, self.time = hlc, max(self.time, stamp)
+        if kind == "access.intent":
+            if self.open.setdefault(request, self.tree.size) != self.tree.size:
+                raise self.refuse(offset, "a second open intent of one request")
+        elif kind == "access.outcome":
+            parent = self.open.pop(request, None)
+            if parent is None or parent != record.get("parent"):
+                raise self.refuse(offset, "an outcome without its intent, or a second one")
+        self.types[kind] += 1
+        self.tree.add(payload)
+        if self.tree.size in self.roots:
+            self.compare(offset)
+        return sealed
+
+    def compare(self, offset: int) -> None:
+        kept = self.roots.pop(self.tree.size, None)
+        if kept is not None and kept != self.tree.root():
+            raise self.refuse(offset, f"not the log of the kept checkpoint {self.tree.size}")
+
+    def checkpoint(self, offset: int, payload: bytes) -> None:
+        try:
+            origin, size, root, signed = _read_checkpoint(payload, self.keys)
+        except _BadNote as error:
+            raise self.refuse(offset, str(error)) from None
+        if (origin, size, root) != (self.origin, self.tree.size, self.tree.root()):
+            raise self.refuse(offset, "the checkpoint is not of these records")
+        if not signed and any(name == origin for name, _ in self.keys):
+            raise self.refuse(offset, "the checkpoint is signed by none of the keys given")
+        self.pinned = self.pinned and signed
+
+    def finish(self) -> None:
+        if not self.tree.size:
+            raise self.refuse(0, "no checkpoint")
+        for size in self.roots:
+            raise self.refuse(0, f"a kept checkpoint of {size} records is not in this log")
+
+
+def _verify_shard(
+    directory: Path, name: str, keys: Keys, kept: Sequence[tuple[str, int, bytes]], patience: float
+) -> Report:
+    run = _Shard(keys, kept, patience)
+    report = Report(name)
+    paths = sorted(directory.glob("*.seg"))
+    progress = sys.stderr.isatty() and sum(p.stat().st_size for p in paths) > PROGRESS_BYTES
+    try:
+        for number, path in enumerate(paths, 1):
+            if progress:
+                print(f"\r{name}: segment {number} of {len(paths)}", end="", file=sys.stderr)
+            run.read(path, last=path is paths[-1])
+        run.finish()
+        report.verdict = OK if run.pinned else UNPINNED
+    except _Refused as error:
+        report.verdict = str(error)
+    if progress:
+        print(file=sys.stderr)
+    report.origin, report.size, report.types = run.origin, run.tree.size, run.types
+    report.root, report.open_intents = base64.b64encode(run.tree.root()).decode(), len(run.open)
+    return report
+
+
+def verify_directory(
+    directory: Path,
+    keys: Keys,
+    checkpoints: Sequence[bytes] = (),
+    patience_s: float = PATIENCE_S,
+) -> list[Report]:
+    """Check every shard under ``directory``.
+
+    Args:
+        directory: a state directory, its ``audit`` directory, or one shard.
+        keys: from ``parse_vkey``; several may share a name.
+        checkpoints: signed notes kept outside; the log of their origin must extend them.
+        patience_s: how long to wait for a checkpoint over bytes at the end of a growing log.
+
+    Raises:
+        FileNotFoundError: there is no log under it.
+        OSError: something cannot be read.
+    """
+    shards = sorted({path.parent for path in directory.rglob("*.seg")})
+    if not shards:
+        raise FileNotFoundError(f"no log under {directory}")
+    reports: list[Report] = []
+    kept: list[tuple[str, int, bytes]] = []
+    for note in checkpoints:
+        try:
+            origin, size, root, signed = _read_checkpoint(note, keys)
+        except _BadNote as error:
+            reports.append(Report("kept checkpoint", verdict=f"refused: {error}"))
+            continue
+        if any(name == origin for name, _ in keys) and not signed:
+            verdict = "refused: signed by none of the keys given"
+            reports.append(Report("kept checkpoint", origin, size, verdict=verdict))
+        kept.append((origin, size, root))
+    for shard in shards:
+        name = str(shard.relative_to(directory))
+        reports.append(_verify_shard(shard, name, keys, kept, patience_s))
+    missing = {origin for origin, _, _ in kept} - {report.origin for report in reports}
+    for origin in sorted(missing):
+        verdict = "refused: a checkpoint of this log was kept, and the log is not here"
+        reports.append(Report("kept checkpoint", origin, verdict=verdict))
+    return reports
+
+
+def _print(reports: Sequence[Report]) -> None:
+    for report in reports:
+        print(f"{report.shard}: {report.origin or 'unknown origin'}")
+        print(f"  records {report.size}, root {report.root or '-'}")
+        for kind, count in sorted(report.types.items()):
+            print(f"    {kind} {count}")
+        print(f"  open intents {report.open_intents}")
+        print(f"  {report.verdict}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="sluicegate-verify", description="Verify an audit log.")
+    parser.add_argument("directory", type=Path, help="state directory, its audit/, or one shard")
+    parser.add_argument("--key", action="append", default=[], metavar="VKEY", help="a log's key")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a signed checkpoint kept outside the log, which the log must extend",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args(arguments)
+    try:
+        keys = dict(parse_vkey(text) for text in options.key)
+    except ValueError as error:
+        parser.error(f"--key: {error}")
+    try:
+        notes = [path.read_bytes() for path in options.checkpoint]
+        reports = verify_directory(options.directory, keys, notes)
+    except OSError as error:
+        print(f"cannot read: {error}", file=sys.stderr)
+        return 3
+    good = all(report.verdict == OK for report in reports)
+    if options.json:
+        print(json.dumps({"ok": good, "shards": [vars(report) for report in reports]}))
+    else:
+        _print(reports)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,2 @@
+import typer
+organisations = typer.Typer(); members = typer.Typer(); keys = typer.Typer(); issuers = typer.Typer()

@@ -1,0 +1,214 @@
+"""``serve``, ``init``, ``status``, and the hidden ``run`` that the supervisor starts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from gateway import app as processes
+from gateway.audit.note import NoteError
+from gateway.audit.segments import LogCorrupt
+from gateway.cli.terminal import (
+    EXIT_NO,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    AsJson,
+    Directory,
+    fail,
+    say,
+    show_json,
+    table,
+)
+from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
+from gateway.core.protocols import LimiterUnavailable, LogUnavailable
+from gateway.limits.redis import ScriptingUnavailable
+from gateway.registry.mac import KeyFileRefused
+from gateway.registry.store import StoreUnavailable
+from gateway.settings import ConfigurationError, Settings, load
+from gateway.state import StateDirectory, StateInUse
+from gateway.supervisor import StartFailed, Supervisor
+
+__all__ = ["read_settings", "register", "supervise"]
+
+Config = Annotated[Path, typer.Option("--config", help="The configuration file.")]
+Dev = Annotated[
+    bool, typer.Option("--dev", help="Allow a policy directory as source; not for production.")
+]
+
+CANNOT_START = (
+    LogCorrupt,
+    LogUnavailable,
+    NoteError,
+    StoreUnavailable,
+    KeyFileRefused,
+    ScriptingUnavailable,
+    LimiterUnavailable,
+    ValueError,
+    OSError,
+)
+"""What a process may find on its disk or in its stores that keeps it from starting."""
+
+
+def read_settings(path: Path, *, dev: bool = False, demo: bool = False) -> Settings:
+    """Settings, or every finding on standard error and exit code 2."""
+    try:
+        return load(path, dev=dev, demo=demo)
+    except ConfigurationError as error:
+        findings = "\n".join(f"  {finding}" for finding in error.findings)
+        count = len(error.findings)
+        fail(
+            f"{path}: {count} {'thing is' if count == 1 else 'things are'} wrong\n{findings}",
+            code=EXIT_USAGE,
+        )
+
+
+async def supervise(supervisor: Supervisor, ready: asyncio.Event | None = None) -> None:
+    """Run a gateway until SIGTERM or SIGINT.
+
+    Raises:
+        StartFailed, StateInUse, ConfigurationError: it did not start.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await supervisor.start()
+    if ready is not None:
+        ready.set()
+    await stopped.wait()
+    supervisor.say("stopping: running exchanges may finish")
+    await supervisor.stop()
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)
+    app.command()(init)
+    app.command()(status)
+    app.command(hidden=True)(run)
+
+
+def serve(config: Config = Path("sluicegate.yaml"), dev: Dev = False) -> None:
+    """Run the gateway: data workers, control process, console and ops listeners."""
+    settings = read_settings(config, dev=dev)
+    flags = ["--dev"] if dev else []
+    supervisor = Supervisor(settings=settings, configuration=config, flags=flags, say=say)
+
+    async def run_all() -> None:
+        ready = asyncio.Event()
+        running = asyncio.create_task(supervise(supervisor, ready))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if ready.is_set():
+            say(f"data     {settings.data.url}")
+            say(f"console  {settings.console.url}")
+            say(f"ops      {settings.ops.url}")
+        await running
+
+    try:
+        asyncio.run(run_all())
+    except ConfigurationError as error:
+        fail("; ".join(error.findings), "free the address, or choose another", code=EXIT_USAGE)
+    except StateInUse as error:
+        fail(str(error), "stop it first, or choose another state_dir", code=EXIT_UNAVAILABLE)
+    except StartFailed as error:
+        fail(f"not started: {error}", code=EXIT_UNAVAILABLE)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sluicegate.yaml"),
+) -> None:
+    """Write a commented configuration file."""
+    if path.exists():
+        fail(f"{path} exists", "remove it, or name another file", code=EXIT_USAGE)
+    path.write_text(files("gateway.cli").joinpath("sluicegate.yaml").read_text())
+    say(f"wrote {path}: read its comments, set what is marked, then `sluicegate serve`")
+
+
+def status(directory: Directory = "sluicegate-data", json: AsJson = False) -> None:
+    """What is wrong, whom it reaches, and the next command."""
+    state = StateDirectory(Path(directory))
+    try:
+        report = asyncio.run(ControlClient(state.control_socket).get("/status"))
+    except ControlUnavailable as error:
+        fail(str(error), "start it with `sluicegate serve`", code=EXIT_UNAVAILABLE)
+    except ControlRefused as error:
+        fail(str(error), error.remedy, code=EXIT_UNAVAILABLE)
+    if json:
+        show_json(report)
+    else:
+        _show(report)
+    if not report["ready"] or report["problems"]:
+        raise SystemExit(EXIT_NO)
+
+
+def _show(report: dict[str, Any]) -> None:
+    say("ready" if report["ready"] else "NOT READY")
+    for problem in report["problems"]:
+        say(f"! {problem['what']}")
+        say(f"  reaches: {problem['reaches']}")
+        say(f"  do:      {problem['do']}")
+    say()
+    for name, url in report["addresses"].items():
+        say(f"{name:9}{url}")
+    registry = report["registry"]
+    say(f"policy   {report['revision'] or 'none'} from {report['policy_source']}")
+    say(
+        f"registry epoch {registry['epoch']}: {registry['organisations']} organisations, "
+        f"{registry['members']} members, {registry['credentials']} keys"
+    )
+    say()
+    say(
+        table(
+            ["worker", "ready", "running", "epoch", "revision", "log", "memo hit"],
+            [
+                [
+                    worker["shard"],
+                    "yes" if worker["ready"] else "no",
+                    worker.get("running", "-"),
+                    worker.get("epoch", "-"),
+                    worker.get("revision", "-").removeprefix("sha256:")[:12],
+                    worker.get("log_size", "-"),
+                    _share(worker),
+                ]
+                for worker in report["workers"]
+            ],
+        )
+    )
+    for name, alarm in report["alarms"].items():
+        say(f"alarm {name} ({alarm['count']}): {alarm['latest']}")
+
+
+def _share(worker: dict[str, Any]) -> str:
+    asked = worker.get("memo_hits", 0) + worker.get("memo_misses", 0)
+    return f"{100 * worker['memo_hits'] / asked:.0f} %" if asked else "-"
+
+
+def run(
+    process: Annotated[str, typer.Argument()],
+    config: Config,
+    fd: Annotated[list[int], typer.Option()],
+    index: Annotated[int, typer.Option()] = 0,
+    dev: Dev = False,
+    demo: Annotated[bool, typer.Option()] = False,
+) -> None:
+    """One process of the gateway, on sockets that the supervisor bound."""
+    settings = read_settings(config, dev=dev, demo=demo)
+    sockets = [socket.socket(fileno=each) for each in fd]
+    for each in sockets:
+        each.setblocking(False)
+    try:
+        if process == "control":
+            uvloop.run(processes.run_control(settings, sockets[0], sockets[1]))
+        else:
+            uvloop.run(processes.run_data_worker(settings, index, sockets[0]))
+    except CANNOT_START as error:
+        fail(f"{process}: {error}", code=EXIT_UNAVAILABLE)

@@ -1,0 +1,60 @@
+"""How commands speak: plain lines for people, JSON for programs, errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+__all__ = [
+    "EXIT_NO",
+    "EXIT_UNAVAILABLE",
+    "EXIT_USAGE",
+    "AsJson",
+    "Directory",
+    "fail",
+    "say",
+    "show_json",
+    "table",
+]
+
+EXIT_NO = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 3
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Directory = Annotated[
+    str, typer.Option("--dir", help="State directory of the gateway.", metavar="DIR")
+]
+
+
+def say(line: str = "") -> None:
+    """A line for people."""
+    print(line, flush=True)
+
+
+def show_json(value: Any) -> None:
+    """A value for programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+
+
+def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
+    """End the command: what is wrong, and what to do."""
+    print(f"sluicegate: {message}", file=sys.stderr)
+    if remedy:
+        print(f"  {remedy}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns, aligned, with a head line."""
+    cells = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)

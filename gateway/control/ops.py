@@ -1,0 +1,53 @@
+"""The ops listener: metrics of every process, probes, and the policy bundle for OPA to pull."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, Response
+
+from gateway.control.plane import ControlPlane
+from gateway.control.status import Status
+from gateway.telemetry.metrics import CONTENT_TYPE_LATEST, exposition
+
+__all__ = ["ops_app"]
+
+BUNDLE_ROUTE = "/bundles/sluicegate.tar.gz"
+NOT_READY = 503
+
+
+def ops_app(plane: ControlPlane, status: Status) -> FastAPI:
+    """The FastAPI application of the ops listener; it has no secret and changes nothing."""
+    app = FastAPI(title="Sluicegate ops", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/livez")
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("alive\n")
+
+    @app.get("/readyz")
+    async def readyz() -> PlainTextResponse:
+        if status.ready:
+            return PlainTextResponse("ready\n")
+        report = await status.report()
+        lines = [problem["what"] for problem in report["problems"]] or ["no data worker is ready"]
+        return PlainTextResponse("\n".join(["not ready", *lines, ""]), status_code=NOT_READY)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        snapshots: dict[str, bytes | None] = {
+            worker.hello.shard: worker.report.metrics if worker.report is not None else None
+            for worker in plane.workers
+        }
+        snapshots["control"] = plane.metrics.snapshot()
+        text = await asyncio.to_thread(exposition, snapshots)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    @app.get(BUNDLE_ROUTE)
+    async def bundle() -> Response:
+        if not plane.archive:
+            return PlainTextResponse("no policy is active\n", status_code=NOT_READY)
+        etag = f'"{plane.archive_revision}"'
+        return Response(plane.archive, media_type="application/gzip", headers={"etag": etag})
+
+    return app

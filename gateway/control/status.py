@@ -1,0 +1,148 @@
+"""One picture of the gateway: what is wrong, whom it reaches, what to do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gateway.control.plane import ControlPlane
+from gateway.policy.revision import revision_of
+
+__all__ = ["Status"]
+
+SILENT_S = 5.0
+"""A worker that has not reported for so long is not ready."""
+
+
+class Status:
+    """Reads the control plane; changes nothing.
+
+    Args:
+        workers: how many data workers there should be.
+        addresses: URL by listener, for people.
+    """
+
+    def __init__(self, plane: ControlPlane, *, workers: int, addresses: dict[str, str]) -> None:
+        self._plane = plane
+        self._expected = workers
+        self._addresses = addresses
+        self._started = time.time()
+
+    async def report(self) -> dict[str, Any]:
+        """Everything ``sluicegate status`` shows, as JSON values."""
+        plane = self._plane
+        workers = [self._worker(worker) for worker in plane.workers]
+        active = plane.lifecycle.active
+        problems = self._problems(workers)
+        return {
+            "ready": self.ready,
+            "problems": problems,
+            "addresses": self._addresses,
+            "started_at": int(self._started),
+            "revision": active.id if active is not None else None,
+            "policy_source": plane.source.name,
+            "registry": {
+                "epoch": plane.registry.snapshot.epoch,
+                "organisations": len(plane.registry.snapshot.entities("organisation")),
+                "members": len(plane.registry.snapshot.entities("member")),
+                "credentials": len(plane.registry.snapshot.entities("credential")),
+                "findings": [
+                    {"code": each.code, "kind": each.kind, "id": each.id, "message": each.message}
+                    for each in plane.registry.findings
+                ],
+            },
+            "control_log": {"size": plane.log.head.size, "failed": plane.log.failed},
+            "workers": workers,
+            "alarms": {
+                name: {"count": plane.alarms.counts[name], "latest": detail}
+                for name, detail in plane.alarms.latest.items()
+            },
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls can be served: a policy is active and at least one worker is ready."""
+        now = time.monotonic()
+        return self._plane.lifecycle.active is not None and any(
+            worker.report is not None and worker.report.ready and now - worker.heard_at < SILENT_S
+            for worker in self._plane.workers
+        )
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Where each rule id of the active revision is defined."""
+        active = self._plane.lifecycle.active
+        if active is None:
+            return {}
+        return {
+            rule: {"file": source.file, "line": source.line}
+            for rule, source in revision_of(active).rules.items()
+        }
+
+    def _worker(self, worker: Any) -> dict[str, Any]:
+        report = worker.report
+        shown: dict[str, Any] = {
+            "shard": worker.hello.shard,
+            "pid": worker.hello.pid,
+            "heard_s_ago": round(time.monotonic() - worker.heard_at, 1),
+            "ready": report is not None and report.ready,
+        }
+        if report is not None:
+            shown |= {
+                "revision": report.revision,
+                "epoch": report.epoch,
+                "running": report.running,
+                "log_size": report.log_size,
+                "log_failed": report.log_failed,
+                "memo_hits": report.memo_hits,
+                "memo_misses": report.memo_misses,
+            }
+        return shown
+
+    def _problems(self, workers: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """What is wrong: ``what``, ``reaches`` (whom), ``do`` (the next command)."""
+        plane = self._plane
+        found = []
+        if plane.lifecycle.active is None:
+            last = plane.lifecycle.last
+            found.append(
+                {
+                    "what": "no policy is active: "
+                    + ("; ".join(last.findings[:3]) if last is not None else "none was loaded"),
+                    "reaches": "every caller: nothing is let through",
+                    "do": "sluicegate policy check, mend what it names, sluicegate policy reload",
+                }
+            )
+        if len(workers) < self._expected:
+            found.append(
+                {
+                    "what": f"{len(workers)} of {self._expected} data workers are connected",
+                    "reaches": "callers: less capacity, or none",
+                    "do": "read the log lines of the missing worker; it is restarted by itself",
+                }
+            )
+        for worker in workers:
+            if worker.get("log_failed"):
+                found.append(
+                    {
+                        "what": f"{worker['shard']} cannot write its log: {worker['log_failed']}",
+                        "reaches": "every caller of that worker: nothing is forwarded",
+                        "do": "free or mend the disk, then restart the gateway",
+                    }
+                )
+        if plane.log.failed is not None:
+            found.append(
+                {
+                    "what": f"the control log cannot be written: {plane.log.failed}",
+                    "reaches": "operators: no change can be made",
+                    "do": "free or mend the disk, then restart the gateway",
+                }
+            )
+        found += [
+            {
+                "what": f"{each.code}: {each.kind} {each.id}: {each.message}",
+                "reaches": f"{each.kind} {each.id}" if each.id else "everyone",
+                "do": each.remedy,
+            }
+            for each in plane.registry.findings
+        ]
+        return found

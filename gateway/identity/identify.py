@@ -1,0 +1,167 @@
+"""Step 1 of the request path: whose call is this?
+
+The answer is rebuilt from the registry's snapshot each time, both for a new call and for the
+re-check of a running one (``refresh``), which needs no secret. A member or organisation that is
+*suspended* is still identified, so that the rules deny him with a reason and on the record; what
+is *revoked*, *withdrawn*, gone or erased is nobody's, and every such case reads alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.core.clock import Clock, timestamp
+from gateway.core.entities import Credential, Member, Organisation, Principal
+from gateway.core.protocols import Directory
+from gateway.core.refusal import Refusal, Refused
+from gateway.identity import api_keys
+from gateway.identity.credentials import MALFORMED, invalid, presented
+from gateway.identity.jwks import Fetch, JwksCache
+from gateway.identity.tokens import NOT_ACCEPTED, TokenVerifier, VerifiedToken
+
+__all__ = ["Identifier"]
+
+KEY_REFUSED = invalid(
+    "Key not accepted: it is unknown, expired, suspended or revoked. Ask your operator for a key.",
+    "Your organisation's operator can issue a new key, or say why this one ended.",
+)
+
+
+class Identifier:
+    """Turns a request's headers into a ``Principal``.
+
+    Args:
+        directory: the registry's snapshot; read anew at each call.
+        clock: wall time, for expiries.
+        fetch: gets issuers' key sets through the egress client.
+        monotonic: seconds, for the key sets' ages.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Clock,
+        fetch: Fetch,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self.jwks = JwksCache(fetch, monotonic)
+        self._tokens = TokenVerifier(directory, clock, self.jwks)
+
+    async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Identify the caller; for an API key without waiting: a hash and a few lookups.
+
+        Raises:
+            Refused: ``CREDENTIAL_MISSING``, ``CREDENTIAL_AMBIGUOUS``, ``CREDENTIAL_INVALID`` or
+                ``REGISTRY_STALE``.
+        """
+        found = presented(headers)
+        if isinstance(found, Refusal):
+            raise Refused(found)
+        if found.kind == "api_key":
+            return self._by_key(found.text)
+        return self._by_token(await self._tokens.verify(found.text))
+
+    def refresh(self, principal: Principal) -> Principal | None:
+        """The same caller as the registry has him now; ``None`` once he no longer is.
+
+        A token's key set is not asked again: a key that its issuer withdrew ends new calls.
+        """
+        if principal.kind == "api_key":
+            credential = self._directory.credential_by_id(principal.credential_id)
+            if credential is None or credential.member != principal.member.id:
+                return None
+            return self._of_credential(credential)
+        issuer = self._directory.issuer_by_id(principal.credential_id.rpartition(":")[0])
+        standing = self._standing(principal.member.id)
+        if (
+            issuer is None
+            or issuer.status != "active"
+            or standing is None
+            or self._over(principal.expires_at)
+        ):
+            return None
+        member, organisation, subject_key = standing
+        if (
+            member.organisation != issuer.organisation
+            or member.external_id != principal.member.external_id
+        ):
+            return None  # the token's ``sub`` no longer means this member
+        return msgspec.structs.replace(
+            principal,
+            member=member,
+            organisation=organisation,
+            subject_key=subject_key,
+            epoch=self._directory.epoch,
+        )
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await self.jwks.close()
+
+    def _by_key(self, text: str) -> Principal:
+        digest = api_keys.digest_of(text)
+        if digest is None:
+            raise Refused(MALFORMED)
+        credential = api_keys.credential_of(digest, self._directory)
+        principal = None if credential is None else self._of_credential(credential)
+        if principal is None:
+            raise Refused(KEY_REFUSED)
+        return principal
+
+    def _of_credential(self, credential: Credential) -> Principal | None:
+        standing = self._standing(credential.member)
+        if standing is None or credential.status != "active" or self._over(credential.expires_at):
+            return None
+        member, organisation, subject_key = standing
+        return Principal(
+            member=member,
+            organisation=organisation,
+            credential_id=credential.id,
+            kind="api_key",
+            expires_at=credential.expires_at,
+            scopes=credential.scopes,
+            engagement=credential.engagement,
+            epoch=self._directory.epoch,
+            subject_key=subject_key,
+        )
+
+    def _by_token(self, token: VerifiedToken) -> Principal:
+        claims = token.claims
+        named = self._directory.member_by_external_id(token.issuer.organisation, claims.subject)
+        standing = None if named is None else self._standing(named.id)
+        if standing is None:
+            raise Refused(NOT_ACCEPTED)
+        member, organisation, subject_key = standing
+        return Principal(
+            member=member,
+            organisation=organisation,
+            credential_id=token.credential_id,
+            kind="jwt",
+            expires_at=timestamp(claims.expires_at),
+            scopes=claims.scopes,
+            amr=claims.amr,
+            auth_time=claims.auth_time,
+            tiers_cap=claims.tiers_cap,
+            epoch=self._directory.epoch,
+            subject_key=subject_key,
+        )
+
+    def _standing(self, member_id: str) -> tuple[Member, Organisation, bytes] | None:
+        """A member who has not been taken away, his organisation, and the key for his facts."""
+        member = self._directory.member(member_id)
+        if member is None or member.status == "revoked":
+            return None
+        organisation = self._directory.organisation(member.organisation)
+        if organisation is None or organisation.status == "withdrawn":
+            return None
+        subject_key = self._directory.subject_key(member_id)
+        return None if subject_key is None else (member, organisation, subject_key)
+
+    def _over(self, expires_at: str | None) -> bool:
+        """Whether an expiry has come; ``facts.Timestamp`` sorts as text."""
+        return expires_at is not None and expires_at <= self._clock.reading()[0]

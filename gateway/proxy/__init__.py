@@ -1,0 +1,1 @@
+"""The data plane: one request from socket to settlement. Start reading in ``pipeline``."""

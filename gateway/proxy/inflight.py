@@ -1,0 +1,127 @@
+"""The exchanges that run now, and their continuous re-check (invariant 5).
+
+Revocation, expiry, recall, stage change and rollback are one mechanism: what let an exchange in is
+asked again, and anything but ``allow`` of the same model ends it. A registry change asks again for
+those whom it touches, a new revision for all (restricted models first), and a decision that
+reaches its ``valid_until`` for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from gateway.core.clock import Clock
+from gateway.core.refusal import Refusal
+from gateway.proxy.exchange import Exchange
+
+__all__ = ["Inflight"]
+
+Recheck = Callable[[Exchange], Awaitable[Refusal | None]]
+SLICE_S = 0.005
+"""A re-check gives the loop back after so long."""
+
+
+class Inflight:
+    """The table.
+
+    Args:
+        clock: decision time.
+        recheck: judges one exchange again; a refusal ends it.
+    """
+
+    def __init__(self, clock: Clock, recheck: Recheck) -> None:
+        self._clock = clock
+        self._recheck = recheck
+        self._exchanges: dict[str, Exchange] = {}
+        self._due: list[tuple[float, int, Exchange]] = []
+        self._order = itertools.count()
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._exchanges)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(list(self._exchanges.values()))
+
+    def enter(self, exchange: Exchange) -> None:
+        """Watch an exchange from the moment its caller is known."""
+        self._exchanges[exchange.request_id] = exchange
+
+    def leave(self, exchange: Exchange) -> None:
+        """Forget it; it has settled."""
+        self._exchanges.pop(exchange.request_id, None)
+
+    def schedule(self, exchange: Exchange) -> None:
+        """Ask again when ``exchange.valid_until`` (Unix seconds) has come."""
+        heapq.heappush(self._due, (exchange.valid_until, next(self._order), exchange))
+        if self._due[0][2] is exchange:
+            self._wake.set()
+
+    async def touch(self, members: set[str], organisations: set[str]) -> int:
+        """Ask again for the members and organisations that a registry change names.
+
+        Returns:
+            How many exchanges were ended.
+        """
+        return await self._sift(
+            exchange
+            for exchange in self
+            if exchange.principal.member.id in members
+            or exchange.principal.organisation.id in organisations
+        )
+
+    async def touch_all(self) -> int:
+        """Ask again for every exchange, restricted models first."""
+        return await self._sift(
+            sorted(
+                self,
+                key=lambda exchange: not exchange.restricted,
+            )
+        )
+
+    def interrupt_all(self, refusal: Refusal) -> int:
+        """End every exchange, as at the end of a drain."""
+        running = list(self)
+        for exchange in running:
+            exchange.interrupt(refusal)
+        return len(running)
+
+    async def watch(self) -> None:
+        """Re-check what falls due; runs for the life of the process."""
+        while True:
+            self._wake.clear()
+            delay = self._due[0][0] - self._clock.now() if self._due else None
+            if delay is None or delay > 0:
+                try:
+                    # A second at most, so that a clock set forward is noticed in time.
+                    async with asyncio.timeout(None if delay is None else min(delay, 1.0)):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                continue
+            due = []
+            while self._due and self._due[0][0] <= self._clock.now():
+                exchange = heapq.heappop(self._due)[2]
+                if exchange.request_id in self._exchanges:
+                    due.append(exchange)
+            await self._sift(due)
+            for exchange in due:
+                if exchange.interruption is None and exchange.request_id in self._exchanges:
+                    self.schedule(exchange)
+
+    async def _sift(self, exchanges: Iterable[Exchange]) -> int:
+        ended = 0
+        started = time.monotonic()
+        for exchange in exchanges:
+            refusal = await self._recheck(exchange)
+            if refusal is not None and exchange.request_id in self._exchanges:
+                exchange.interrupt(refusal)
+                ended += 1
+            if time.monotonic() - started > SLICE_S:
+                await asyncio.sleep(0)
+                started = time.monotonic()
+        return ended

@@ -1,0 +1,132 @@
+"""The HTTP/1.1 server protocol: uvicorn's, with what a gateway at the edge must add.
+
+- A request head must arrive whole in time (uvicorn waits for ever on slow headers).
+- Framing that llhttp refuses is answered in JSON, as every refusal is, and counted.
+- The application learns at once that its client is gone, can reset a connection, and sees the
+  request target as it was sent (uvicorn's ``path`` is already rebuilt from it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["EXTENSION", "GatewayProtocol", "protocol_class"]
+
+EXTENSION = "sluicegate.connection"
+"""The ASGI scope extension under which an application finds its ``GatewayProtocol``."""
+
+_MALFORMED = (
+    b'{"error":{"message":"Malformed HTTP request: the message framing or a header is not valid '
+    b'HTTP/1.1.","type":"invalid_request_error","param":null,"code":"framing_invalid"}}'
+)
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Class attributes are set by ``protocol_class``; ``head_timeout_s`` in seconds.
+    """
+
+    head_timeout_s: float = 15.0
+    max_connections: int = 10_000
+    on_malformed: Callable[[str], None] = staticmethod(lambda _address: None)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._lost: Callable[[], None] | None = None
+
+    # What the application uses
+
+    @property
+    def target(self) -> bytes:
+        """The request target as it was sent (origin-form, or what should have been)."""
+        return self.url
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client is not taking what was written: the next write would wait."""
+        return self.flow.write_paused
+
+    def on_lost(self, callback: Callable[[], None] | None) -> None:
+        """Call back when the connection is lost, at once if it is already."""
+        if callback is not None and self.cycle.disconnected:
+            callback()
+            return
+        self._lost = callback
+
+    def abort(self) -> None:
+        """Reset the connection: nothing that is still unsent will arrive."""
+        self.cycle.disconnected = True
+        self.flow.resume_writing()
+        self.transport.abort()
+
+    # What uvicorn and the event loop call
+
+    def connection_made(  # noqa: D102 - asyncio's
+        self,
+        transport: asyncio.Transport,  # type: ignore[override]
+    ) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+            return
+        self._arm_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio's
+        self._disarm_head_timer()
+        super().connection_lost(exc)
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost()
+
+    def on_message_begin(self) -> None:  # noqa: D102 - httptools'
+        super().on_message_begin()
+        self._arm_head_timer()
+
+    def on_headers_complete(self) -> None:  # noqa: D102 - httptools'
+        self._disarm_head_timer()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: D102 - uvicorn's
+        del msg  # uvicorn's words; ours are JSON
+        self.on_malformed(self.client[0] if self.client else "")
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"x-should-retry: false\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+            % (len(_MALFORMED), _MALFORMED)
+        )
+        self.transport.close()
+
+    def _arm_head_timer(self) -> None:
+        self._disarm_head_timer()
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_overdue)
+
+    def _disarm_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_overdue(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+
+def protocol_class(
+    *, head_timeout_s: float, max_connections: int, on_malformed: Callable[[str], None]
+) -> type[GatewayProtocol]:
+    """A protocol class for ``uvicorn.Config(http=...)`` with these settings bound."""
+    return type(
+        "BoundGatewayProtocol",
+        (GatewayProtocol,),
+        {
+            "head_timeout_s": head_timeout_s,
+            "max_connections": max_connections,
+            "on_malformed": staticmethod(on_malformed),
+        },
+    )

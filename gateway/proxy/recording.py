@@ -1,0 +1,263 @@
+"""What is written of an exchange: its records, and its place in the counters. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.audit.records import (
+    AccessDenied,
+    AccessIntent,
+    AccessOutcome,
+    DecisionRef,
+    LimitTaken,
+    ModelRef,
+    ReasonRef,
+    RequestRef,
+    ResponseRef,
+    SourceRef,
+    SubjectRef,
+    Tokens,
+    UpstreamRef,
+)
+from gateway.core.clock import timestamp
+from gateway.core.decision import Decision
+from gateway.core.entities import Principal
+from gateway.core.facts import UNKNOWN_MODEL
+from gateway.core.reasons import Fault, Reason
+from gateway.core.refusal import Refusal
+from gateway.policy.judge import Judgement
+from gateway.proxy.exchange import Exchange, Step
+from gateway.proxy.network import KeyedHashes
+from gateway.telemetry.metrics import Metrics
+from gateway.wire.edits import Edits
+
+__all__ = ["count", "denial", "downgraded", "edits_wanted", "intent", "outcome", "tokens_used"]
+
+HTTP_ERROR = 400
+
+_STATUS_OF_REASON = {
+    Reason.CLIENT_GONE: "client_abort",
+    Reason.CLIENT_STALLED: "client_abort",
+    Reason.ACCESS_WITHDRAWN: "policy_cut",
+    Reason.POLICY_ERROR: "policy_cut",
+    Reason.UPSTREAM_TIMEOUT: "timeout",
+    Reason.SHUTTING_DOWN: "shutdown",
+}
+
+
+def downgraded(asked: Judgement, substitute: Judgement) -> Judgement:
+    """The judgement that binds a downgraded call: the effect and reasons of what was asked, the
+    limits and facts of the model that serves it."""
+    decision = Decision(
+        effect=asked.decision.effect,
+        reasons=asked.decision.reasons,
+        model=asked.decision.model,
+        limits=substitute.decision.limits,
+        capture=substitute.decision.capture,
+        review=asked.decision.review or substitute.decision.review,
+        valid_until=substitute.decision.valid_until,
+    )
+    return replace(asked, decision=decision)
+
+
+def edits_wanted(exchange: Exchange, addresses: KeyedHashes) -> Edits:
+    """The closed list of edits, each where the catalogue asks for it (invariant 1)."""
+    entry = exchange.entry
+    return Edits.on(
+        exchange.wire,
+        stream=exchange.parsed.stream,
+        model=entry.upstream_model or entry.id,
+        safety_identifier=(
+            addresses.pseudonym(exchange.principal.member.id) if entry.safety_identifier else None
+        ),
+        include_usage=entry.include_usage,
+    )
+
+
+def intent(exchange: Exchange) -> AccessIntent:
+    """The record before the first upstream byte."""
+    entry = exchange.entry
+    return AccessIntent(
+        request_id=exchange.request_id,
+        decision_id=exchange.decision_id,
+        subject=_subject(exchange.principal),
+        src=_source(exchange),
+        wire=exchange.wire.value,
+        action=exchange.standing[0].action.name.value,
+        model=ModelRef(requested=exchange.requested, authorised=entry.id, endpoint=entry.endpoint),
+        decision=_decision(exchange.judgement),
+        request=_request(exchange),
+        limits=_limits(exchange),
+    )
+
+
+def denial(exchange: Exchange, refusal: Refusal, addresses: KeyedHashes) -> AccessDenied:
+    """The record of a known principal's refusal, with whatever was known by then."""
+    judged = exchange.reached >= Step.DECIDE
+    model = None
+    if judged:
+        requested = exchange.requested
+        # Hashed whether or not the catalogue holds it: the same work for both (invariant 8).
+        named = addresses.pseudonym(exchange.parsed.model)
+        model = ModelRef(
+            requested=requested, requested_hmac=named if requested == UNKNOWN_MODEL else ""
+        )
+    return AccessDenied(
+        request_id=exchange.request_id,
+        decision_id=exchange.decision_id,
+        http=exchange.answer.status,
+        reason=refusal.code or refusal.reason.value,
+        subject=_subject(exchange.principal),
+        src=_source(exchange),
+        wire=exchange.wire.value,
+        model=model,
+        decision=_decision(exchange.judgement) if judged else None,
+        request=_request(exchange) if exchange.body_sha256 else None,
+        limits=tuple(
+            LimitTaken(name=state.name, key=state.key, limit=state.limit, left=state.remaining)
+            for state in refusal.limits
+        ),
+    )
+
+
+def outcome(exchange: Exchange) -> AccessOutcome:
+    """The record of how an intent ended."""
+    refusal, answer = exchange.refusal, exchange.answer
+    now = time.monotonic()
+    return AccessOutcome(
+        request_id=exchange.request_id,
+        parent=exchange.intent.seq,
+        status=outcome_status(exchange),  # type: ignore[arg-type]
+        reason="" if refusal is None else refusal.code or refusal.reason.value,
+        http=answer.status,
+        upstream=UpstreamRef(
+            endpoint=exchange.entry.endpoint,
+            request_id=exchange.upstream_request_id,
+            status=exchange.upstream_status,
+        ),
+        served_model=exchange.served_model,
+        tokens=_tokens(exchange),
+        response=ResponseRef(
+            bytes=answer.bytes, sha256=answer.digest.hexdigest(), finish=exchange.finish
+        ),
+        ttfb_ms=_ms(answer.first_byte_at - exchange.started_at) if answer.first_byte_at else 0,
+        dur_ms=_ms(now - exchange.started_at),
+    )
+
+
+def outcome_status(exchange: Exchange) -> str:
+    """One word for how an exchange ended."""
+    refusal = exchange.refusal
+    if refusal is None:
+        return "upstream_error" if exchange.upstream_status >= HTTP_ERROR else "ok"
+    if refusal.reason in _STATUS_OF_REASON:
+        return _STATUS_OF_REASON[refusal.reason]
+    return "upstream_error" if refusal.reason.fault is Fault.UPSTREAM else "denied"
+
+
+def tokens_used(exchange: Exchange) -> Mapping[str, int]:
+    """What settlement knows: all of a complete answer; of one that broke off only what was told;
+    nothing was used where nothing was forwarded. A kind that is missing stays reserved."""
+    if exchange.upstream_status == 0 or exchange.upstream_status >= HTTP_ERROR:
+        sent = exchange.interruption is not None and exchange.reached >= Step.FORWARD
+        return {} if sent else {"input_tokens": 0, "output_tokens": 0}
+    usage = exchange.usage
+    if usage is None:
+        return {}
+    used = {"input_tokens": usage.input_tokens}
+    if exchange.answer.complete:
+        used["output_tokens"] = usage.output_tokens
+    return used
+
+
+def count(exchange: Exchange, metrics: Metrics) -> None:
+    """Counters of one finished exchange; labels come from closed sets only (K62)."""
+    refusal, model = exchange.refusal, exchange.model_label
+    wire = exchange.wire.value if exchange.reached >= Step.ROUTE else "none"
+    effect = "none"
+    if refusal is not None:
+        effect = refusal.reason.value
+    elif exchange.reached >= Step.DECIDE:
+        effect = exchange.judgement.decision.effect.value
+    metrics.request(wire, model, effect, f"{exchange.answer.status // 100}xx")
+    for name, seconds in exchange.steps.items():
+        metrics.step(name, seconds)
+    if exchange.reached >= Step.RECORD:
+        metrics.added_latency(
+            sum(seconds for name, seconds in exchange.steps.items() if name != "upstream")
+        )
+        if exchange.usage is not None:
+            metrics.tokens("input", model, exchange.usage.input_tokens)
+            metrics.tokens("output", model, exchange.usage.output_tokens)
+
+
+def _ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
+
+
+def _subject(principal: Principal) -> SubjectRef:
+    return SubjectRef(
+        id=principal.member.id,
+        org=principal.organisation.id,
+        kind=principal.member.kind,
+        credential=principal.credential_id,
+        cred_kind=principal.kind,
+        bound=principal.bound,
+        engagement=principal.engagement.id if principal.engagement is not None else "",
+    )
+
+
+def _source(exchange: Exchange) -> SourceRef:
+    network = exchange.network
+    return SourceRef(hmac=exchange.source, labels=network.labels, country=network.country)
+
+
+def _decision(judgement: Judgement) -> DecisionRef:
+    decision = judgement.decision
+    return DecisionRef(
+        effect=decision.effect.value,
+        revision=judgement.revision,
+        reasons=tuple(ReasonRef(code=reason.code, rule=reason.rule) for reason in decision.reasons),
+        directives=judgement.directives,
+        valid_until=timestamp(judgement.valid_until),
+        capture=decision.capture.value,
+        review=decision.review,
+        eval_us=judgement.eval_us,
+        memo=judgement.memo,
+    )
+
+
+def _request(exchange: Exchange) -> RequestRef:
+    parsed = exchange.parsed if exchange.reached >= Step.READ else None
+    return RequestRef(
+        bytes=len(exchange.body),
+        sha256=exchange.body_sha256,
+        forwarded_sha256=exchange.forwarded_sha256 if exchange.edits else "",
+        edits=exchange.edits,
+        stream=parsed.stream if parsed is not None else False,
+        max_output_tokens=parsed.max_output_tokens if parsed is not None else 0,
+    )
+
+
+def _limits(exchange: Exchange) -> tuple[LimitTaken, ...]:
+    if exchange.reservation is None:
+        return ()
+    return tuple(
+        LimitTaken(name=state.name, key=state.key, limit=state.limit, left=state.remaining)
+        for state in exchange.reservation.states
+    )
+
+
+def _tokens(exchange: Exchange) -> Tokens:
+    used, usage = tokens_used(exchange), exchange.usage
+    if usage is None:
+        return Tokens(input=0, output=0, usage_source="none" if used else "reserved")
+    return Tokens(
+        input=usage.input_tokens,
+        output=usage.output_tokens,
+        cached=usage.cached_tokens,
+        reasoning=usage.reasoning_tokens,
+        usage_source="upstream" if exchange.answer.complete else "reserved",
+    )

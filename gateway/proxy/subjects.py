@@ -1,0 +1,69 @@
+"""What is remembered between calls of one caller: his subject facts, and his coarse budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gateway.core.clock import Clock
+from gateway.core.entities import Principal
+from gateway.core.facts import Subject
+from gateway.core.refusal import LimitState
+from gateway.proxy.evaluation import subject_of
+
+__all__ = ["Budgets", "Subjects"]
+
+MAX_ENTRIES = 65_536
+LOW_SHARE = 10
+"""A budget with less than one tenth left is ``low``."""
+
+
+class Subjects:
+    """Subject facts by credential, good for one registry epoch."""
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._subjects: dict[str, Subject] = {}
+
+    def of(self, principal: Principal) -> Subject:
+        """The subject of a principal; made once a credential and epoch."""
+        if principal.epoch != self._epoch or len(self._subjects) >= MAX_ENTRIES:
+            self._subjects.clear()
+            self._epoch = principal.epoch
+        subject = self._subjects.get(principal.credential_id)
+        if subject is None:
+            subject = self._subjects[principal.credential_id] = subject_of(principal)
+        return subject
+
+
+class Budgets:
+    """Token budgets in three words, from the last settlement, until they have refilled.
+
+    Exactness is the limiter's; this is what rules may read in advance.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._states: dict[str, dict[str, tuple[str, float]]] = {}
+
+    def note(self, member: str, states: Sequence[LimitState]) -> None:
+        """Remember the limits after a settlement; a word lapses when its bucket is full again."""
+        until = self._clock.now()
+        noted = {
+            state.kind: ("spent" if state.remaining <= 0 else "low", until + state.reset_s)
+            for state in states
+            if state.kind.endswith("_tokens") and state.remaining * LOW_SHARE < state.limit
+        }
+        if noted:
+            if len(self._states) >= MAX_ENTRIES:
+                self._states.clear()
+            self._states[member] = noted
+        else:
+            self._states.pop(member, None)
+
+    def of(self, member: str) -> Mapping[str, str]:
+        """``low`` or ``spent`` by kind; a kind that is not named is ``ok``."""
+        noted = self._states.get(member)
+        if noted is None:
+            return {}
+        now = self._clock.now()
+        return {kind: word for kind, (word, until) in noted.items() if now < until}

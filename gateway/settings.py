@@ -1,0 +1,519 @@
+"""Settings: the only reader of environment and configuration files.
+
+One YAML file, then ``SLUICEGATE_`` variables over it (``__`` between levels, so that
+``SLUICEGATE_UPSTREAMS__OPENAI__KEY`` holds a provider key). Unknown keys are refused. Everything
+that is wrong is reported at once, each finding with its key's path and how to mend it; a process
+starts with settings that hold, or not at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+__all__ = [
+    "DEMO_MARKER",
+    "ConfigurationError",
+    "Listener",
+    "Settings",
+    "Upstream",
+    "child_environment",
+    "load",
+    "provider_key",
+]
+
+DEMO_MARKER = "demo.json"
+"""The file that stamps a state directory as a demo's; ``serve`` refuses such a directory."""
+
+MIN_SECRET_CHARS = 16
+
+
+class ConfigurationError(Exception):
+    """Every finding about the configuration, in words, each starting with its key's path."""
+
+    def __init__(self, findings: list[str]) -> None:
+        super().__init__("; ".join(findings))
+        self.findings = findings
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError("write an IP address and a port, such as 127.0.0.1:8080") from None
+    if not (port.isdigit() and 0 <= int(port) <= 65535):  # noqa: PLR2004 - the largest port
+        raise ValueError("the port is a number from 0 to 65535")
+    return text
+
+
+def _network(text: str) -> str:
+    network = ipaddress.ip_network(text, strict=False)
+    if network.prefixlen == 0:
+        raise ValueError("trusts every address; list the proxies' own addresses")
+    return str(network)
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.strip():
+        raise ValueError("is empty; set it or leave it out")
+    if len(text) < MIN_SECRET_CHARS:
+        raise ValueError(f"is shorter than {MIN_SECRET_CHARS} characters; no real key is")
+    if text.strip() != text or not text.isascii() or not text.isprintable():
+        raise ValueError("holds white space or characters that cannot stand in a header")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+TrustedNetwork = Annotated[str, AfterValidator(_network)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tls(_Section):
+    """PEM files of a listener's certificate chain and key."""
+
+    certificate: Path
+    key: Path
+
+    @model_validator(mode="after")
+    def _present(self) -> Tls:
+        missing = [str(path) for path in (self.certificate, self.key) if not path.is_file()]
+        if missing:
+            raise ValueError(f"no such file: {', '.join(missing)}")
+        return self
+
+
+class Listener(_Section):
+    """Where to listen. A public address needs TLS here, or a proxy in front that has it."""
+
+    listen: Address
+    tls: Tls | None = None
+    behind_proxy: bool = False
+
+    @property
+    def host(self) -> str:
+        """The address without port and brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port; 0 lets the system choose (tests)."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """The base URL by which this machine reaches the listener."""
+        return f"{'https' if self.tls else 'http'}://{self.listen}"
+
+    @model_validator(mode="after")
+    def _private_or_protected(self) -> Listener:
+        public = not ipaddress.ip_address(self.host).is_loopback
+        if public and self.tls is None and not self.behind_proxy:
+            raise ValueError(
+                f"{self.listen} is reachable from outside without TLS; set tls.certificate and "
+                "tls.key, or behind_proxy: true where a proxy in front ends TLS"
+            )
+        return self
+
+
+class DataListener(Listener):
+    """The data plane: the wires that defenders call.
+
+    ``memory_budget_bytes`` bounds all request bodies held at once, in one worker.
+    ``stall_timeout_s`` ends a client that reads nothing. ``drain_s`` is how long running
+    exchanges may go on after a stop was asked for.
+    """
+
+    listen: Address = "127.0.0.1:8080"
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    trusted_proxies: tuple[TrustedNetwork, ...] = ()
+    max_body_bytes: Bytes = 16 * 1024 * 1024
+    memory_budget_bytes: Bytes = 256 * 1024 * 1024
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    head_timeout_s: Seconds = 15
+    body_timeout_s: Seconds = 60
+    stall_timeout_s: Seconds = 30
+    drain_s: Seconds = 10
+
+    @model_validator(mode="after")
+    def _budget_holds_a_body(self) -> DataListener:
+        if self.memory_budget_bytes < self.max_body_bytes:
+            raise ValueError("memory_budget_bytes is smaller than max_body_bytes: no body fits")
+        return self
+
+
+class ConsoleListener(Listener):
+    """The console and its API."""
+
+    listen: Address = "127.0.0.1:8081"
+
+
+class OpsListener(Listener):
+    """Metrics, probes and policy bundles."""
+
+    listen: Address = "127.0.0.1:8082"
+
+
+class Upstream(_Section):
+    """One model endpoint. Its key is bound to this URL's scheme, host and port (invariant 7).
+
+    ``kind`` says how the key is presented: a bearer token (``openai``, ``vllm``) or ``x-api-key``
+    (``anthropic``). ``headers`` are set on every call and win over the caller's.
+    """
+
+    url: str
+    kind: Literal["openai", "anthropic", "vllm"]
+    key: Secret | None = None
+    key_file: Path | None = None
+    headers: dict[str, str] = {}
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    connect_timeout_s: Seconds = 10
+    response_timeout_s: Seconds = 600
+    idle_timeout_s: Seconds = 300
+
+    @model_validator(mode="after")
+    def _reachable_and_keyed(self) -> Upstream:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("url: write scheme and host, such as https://api.example.com")
+        if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+            raise ValueError("url: scheme, host and port only; paths are built from the wire")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("url: plain http would send the provider key in the clear; use https")
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("key and key_file: set one of them")
+        if self.key is None and self.key_file is None and self.kind != "vllm":
+            raise ValueError("key: missing; set it in the environment, or set key_file")
+        if self.key_file is not None and not self.key_file.is_file():
+            raise ValueError(f"key_file: no such file: {self.key_file}")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what the key may be sent to."""
+        return self.url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Opa(_Section):
+    """A real OPA beside the gateway."""
+
+    url: str = "http://127.0.0.1:8181"
+    token: Secret | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=5)] = 0.25
+
+
+class Policy(_Section):
+    """Where the rules come from.
+
+    ``bundle`` is a signed archive, verified with ``verification_key`` (a PEM public key).
+    ``directory`` is a source for the demo and for ``--dev`` only, watched for changes.
+    """
+
+    engine: Literal["embedded", "opa"] = "embedded"
+    bundle: Path | None = None
+    verification_key: Path | None = None
+    directory: Path | None = None
+    opa: Opa = Opa()
+    memo_entries: Annotated[int, Field(ge=0, le=10_000_000)] = 65_536
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Policy:
+        if (self.bundle is None) == (self.directory is None):
+            raise ValueError("set bundle (with verification_key), or directory with --dev")
+        if self.bundle is not None and self.verification_key is None:
+            raise ValueError("verification_key: missing; an unsigned bundle is not activated")
+        for path in (self.bundle, self.verification_key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"no such file: {path}")
+        if self.directory is not None and not self.directory.is_dir():
+            raise ValueError(f"directory: no such directory: {self.directory}")
+        return self
+
+
+class Limits(_Section):
+    """Where limits are kept. Several workers need one store between them."""
+
+    store: Literal["memory", "redis"] = "memory"
+    redis_url: Secret | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=5)] = 0.1
+    unrestricted_on_failure: Literal["deny", "allow"] = "deny"
+
+    @model_validator(mode="after")
+    def _store_has_address(self) -> Limits:
+        if self.store == "redis" and self.redis_url is None:
+            raise ValueError("redis_url: missing; set it in the environment")
+        return self
+
+
+class Attempts(_Section):
+    """How many refusals a source and a credential may cause each minute."""
+
+    source_per_minute: Annotated[int, Field(ge=1)] = 60
+    source_burst: Annotated[int, Field(ge=1)] = 120
+    credential_per_minute: Annotated[int, Field(ge=1)] = 30
+    credential_burst: Annotated[int, Field(ge=1)] = 60
+
+
+class Audit(_Section):
+    """The record. ``name`` is the log's name; each process appends its shard to it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,80}$")] = "sluicegate"
+    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 32)] = 64 * 1024 * 1024
+    heartbeat_s: Seconds = 5
+    summary_s: Seconds = 10
+
+
+class Egress(_Section):
+    """What the gateway itself may fetch from (JWKS): private networks must be listed."""
+
+    allowed_networks: tuple[str, ...] = ()
+
+
+class Settings(BaseSettings):
+    """All of it. ``registry_max_age_s``: with no word from the control process for so long,
+    restricted models are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLUICEGATE_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    state_dir: Path = Path("sluicegate-data")
+    data: DataListener = DataListener()
+    console: ConsoleListener = ConsoleListener()
+    ops: OpsListener = OpsListener()
+    upstreams: Annotated[dict[str, Upstream], Field(min_length=1)]
+    policy: Policy
+    limits: Limits = Limits()
+    attempts: Attempts = Attempts()
+    audit: Audit = Audit()
+    egress: Egress = Egress()
+    registry_max_age_s: Seconds = 30
+    denial_status: dict[Literal["chat", "responses", "openai", "anthropic"], int] = {}
+    appeal: Annotated[str, Field(max_length=120)] = "your organisation's administrator"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        findings = []
+        if self.data.workers > 1 and self.limits.store == "memory":
+            findings.append(
+                f"data.workers is {self.data.workers} and limits.store is memory: every worker "
+                "would grant the whole limit; set limits.store: redis, or data.workers: 1"
+            )
+        for dialect, status in self.denial_status.items():
+            if status not in (400, 402, 403, 451):
+                findings.append(
+                    f"denial_status.{dialect} is {status}; clients retry it (use 400, 402, 403 "
+                    "or 451)"
+                )
+        if findings:
+            raise ValueError("; ".join(findings))
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what ``load`` merged: it reads file and environment itself, to report both."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def load(path: Path | None, *, dev: bool = False, demo: bool = False) -> Settings:
+    """Read settings from a YAML file and the environment.
+
+    Args:
+        path: the configuration file, or ``None`` for environment and defaults alone.
+        dev: allows ``policy.directory``.
+        demo: allows a state directory that is stamped as a demo's.
+
+    Raises:
+        ConfigurationError: with every finding.
+    """
+    document = _read_yaml(path) if path is not None else {}
+    settings = _validate(_merge(document, EnvSettingsSource(Settings)()))
+    findings = []
+    if settings.policy.directory is not None and not dev:
+        findings.append(
+            "policy.directory is a source for --dev only: anyone who can write there changes who "
+            "gets in; set policy.bundle and policy.verification_key"
+        )
+    if (settings.state_dir / DEMO_MARKER).exists() and not demo:
+        findings.append(
+            f"state_dir {settings.state_dir} was made by `sluicegate demo`: its keys were shown "
+            "on a screen; choose another directory"
+        )
+    for name, upstream in settings.upstreams.items():
+        try:
+            provider_key(upstream)
+        except ValueError as error:
+            findings.append(f"upstreams.{name}.key_file: {error}")
+    if findings:
+        raise ConfigurationError(findings)
+    return settings
+
+
+def _validate(document: dict[str, Any]) -> Settings:
+    """All findings at once: what is wrong is taken out and the rest is validated again, because
+    checks between keys run only where each key alone is right."""
+    findings: list[str] = []
+    pruned: set[tuple[Any, ...]] = set()
+    while True:
+        try:
+            settings = Settings(**document)
+        except ValidationError as error:
+            fresh = [entry for entry in error.errors() if not _echo(entry, pruned)]
+            findings += [_finding(entry) for entry in fresh]
+            for entry in fresh:
+                pruned.add(entry["loc"])
+                _prune(document, entry["loc"])
+            if not fresh:
+                raise ConfigurationError(findings) from None
+        else:
+            if findings:
+                raise ConfigurationError(findings)
+            return settings
+
+
+def _echo(entry: Any, pruned: set[tuple[Any, ...]]) -> bool:
+    """Whether a finding only says that something is missing which we took out ourselves."""
+    path = entry["loc"]
+    absent = entry["type"] == "missing" or "missing" in entry["msg"]
+    return path in pruned or (absent and any(loc[: len(path)] == path for loc in pruned))
+
+
+def _prune(document: Any, path: tuple[Any, ...]) -> None:
+    """Take out the key at ``path``, or the key of the list that ``path`` leads into."""
+    for part, following in zip(path, (*path[1:], None), strict=True):
+        below = document.get(part)
+        if following is None or not isinstance(below, dict):
+            document.pop(part, None)
+            return
+        document = below
+
+
+def _merge(document: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(document)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merge(below, value)  # noqa: PLW2901 - the merged value takes its place
+        merged[key] = value
+    return merged
+
+
+def provider_key(upstream: Upstream) -> str | None:
+    """The upstream's key; ``None`` for a self-hosted one without.
+
+    Raises:
+        ValueError: the file holds no acceptable key.
+    """
+    if upstream.key is not None:
+        return upstream.key.get_secret_value()
+    if upstream.key_file is None:
+        return None
+    return _secret(SecretStr(upstream.key_file.read_text().strip())).get_secret_value()
+
+
+def child_environment(*, keep_provider_keys: bool) -> dict[str, str]:
+    """The environment of a child process: the control process gets no provider key.
+
+    Where keys are withheld, a stand-in keeps the settings valid.
+    """
+    environment = dict(os.environ)
+    if not keep_provider_keys:
+        for name in environment:
+            upper = name.upper()
+            if upper.startswith("SLUICEGATE_UPSTREAMS__") and upper.endswith("__KEY"):
+                environment[name] = "withheld-from-this-process"
+    return environment
+
+
+def environment_value(name: str) -> str | None:
+    """One variable, for the demo's ``--upstream`` keys."""
+    return os.environ.get(name)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without the surprise of a key that is written twice."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise ConfigurationError([f"{key}: written twice (line {line}); keep one"])
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigurationError([f"{path}: {error.strerror}"]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigurationError([f"{path}{where}: {problem}"]) from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError([f"{path}: the top level is a mapping of keys"])
+    return {str(key): value for key, value in document.items()}
+
+
+def _finding(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "settings"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "no such key; check its spelling"
+    elif error["type"] == "missing":
+        message = "missing; it has no default"
+    return f"{path}: {message}"

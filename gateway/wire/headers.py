@@ -1,0 +1,175 @@
+"""Which headers travel on, in either direction.
+
+Towards the provider unknown headers pass (clients and providers pair them with body fields), so
+what must not pass is listed: hop-by-hop headers and those that ``Connection`` names, every form of
+client credential, everything a proxy says about the client, the provider's account selectors, and
+our own prefix (K4). Towards the client only what is listed passes: the upstream's rate limits,
+cookies and account names are not the client's.
+
+A header whose name is no token, or whose value could end a line, never passes in either direction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from gateway.core.facts import Wire
+
+__all__ = ["CONFIGURED", "Header", "client_response_headers", "upstream_request_headers"]
+
+Header = tuple[bytes, bytes]
+"""Name and value, as ASGI has them; the gateway's own names are lower-case."""
+
+_HOP_BY_HOP: Final = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer "
+    b"transfer-encoding upgrade http2-settings expect host content-length".split()
+)
+_CREDENTIALS: Final = frozenset(
+    b"authorization x-api-key api-key x-goog-api-key x-auth-token cookie dpop client-cert "
+    b"client-cert-chain".split()
+)
+_ABOUT_THE_CLIENT: Final = frozenset(
+    b"forwarded via x-real-ip x-client-ip x-cluster-client-ip true-client-ip fastly-client-ip "
+    b"cf-connecting-ip x-rewrite-url x-http-method-override".split()
+)
+# Ours to say: the body is sent unencoded, as JSON, and is answered unencoded.
+_BODY: Final = frozenset(
+    b"content-type content-encoding content-digest repr-digest digest content-md5 "
+    b"accept-encoding".split()
+)
+CONFIGURED: Final = frozenset(
+    b"openai-organization openai-project anthropic-user-profile-id anthropic-workspace-id "
+    b"anthropic-organization-id".split()
+)
+"""Account selectors of the providers: set from the catalogue's endpoint, or dropped."""
+
+_DROPPED: Final = _HOP_BY_HOP | _CREDENTIALS | _ABOUT_THE_CLIENT | _BODY | CONFIGURED
+_DROPPED_PREFIXES: Final = (
+    b"x-forwarded-",
+    b"x-original-",
+    b"x-envoy-",
+    b"x-amzn-",
+    b"cf-",
+    b"x-ssl-",
+    b"ssl-client-",
+    b"x-sluicegate-",
+)
+
+_RENAMED: Final[Mapping[bytes, bytes]] = {
+    b"x-request-id": b"x-upstream-request-id",
+    b"request-id": b"x-upstream-request-id",
+}
+_ANSWERED: Final = frozenset(
+    b"content-type cache-control openai-processing-ms openai-version openai-model x-models-etag "
+    b"x-codex-turn-state x-reasoning-included".split()
+)
+_ANSWERED_WITH_ERRORS: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_ERROR_STATUS: Final = 400
+
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
+_UNSAFE_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+
+
+def upstream_request_headers(
+    wire: Wire,
+    client_headers: Sequence[Header],
+    provider_key: str,
+    configured: Mapping[str, str] | None = None,
+) -> list[Header]:
+    """The headers of the upstream request, but for ``host`` and ``content-length``.
+
+    Args:
+        wire: decides the provider's form of credential: ``x-api-key`` on the Anthropic wires, else
+            ``Authorization: Bearer``.
+        client_headers: as ASGI gives them.
+        provider_key: visible ASCII; empty for an upstream that wants none.
+        configured: headers of this endpoint (``OpenAI-Organization``, …); they replace the
+            client's.
+
+    Raises:
+        ValueError: the key or a configured header could break the header block; the message does
+            not repeat them.
+    """
+    extra = _configured(configured or {})
+    dropped = _DROPPED | _named_by_connection(client_headers) | extra.keys()
+    headers = []
+    for raw_name, value in client_headers:
+        name = raw_name.lower()
+        # Some servers read ``_`` as ``-``, so both spellings are dropped.
+        plain = name.replace(b"_", b"-")
+        if name in dropped or plain in dropped or plain.startswith(_DROPPED_PREFIXES):
+            continue
+        if _NAME.match(name) and not _UNSAFE_VALUE.search(value):
+            headers.append((name, value))
+    headers += extra.items()
+    headers.append((b"content-type", b"application/json"))
+    headers.append((b"accept-encoding", b"identity"))
+    if provider_key:
+        headers.append(_credential(wire, provider_key))
+    return headers
+
+
+def client_response_headers(
+    wire: Wire, upstream_headers: Iterable[Header], *, status: int = 200
+) -> list[Header]:
+    """What of the upstream's response headers the client gets.
+
+    Lengths, dates, encodings and connection headers are the server's own; rate-limit headers are
+    ours (``rate_headers``). With an error status the upstream's retry advice passes too, for the
+    error body passes byte for byte.
+    """
+    anthropic = wire in (Wire.MESSAGES, Wire.COUNT_TOKENS)
+    headers = []
+    for raw_name, value in upstream_headers:
+        name = raw_name.lower()
+        if _UNSAFE_VALUE.search(value):
+            continue
+        if renamed := _RENAMED.get(name):
+            headers.append((renamed, value))
+        elif (
+            name in _ANSWERED
+            or (status >= _ERROR_STATUS and name in _ANSWERED_WITH_ERRORS)
+            or (anthropic and _is_notice(name))
+        ):
+            headers.append((name, value))
+    return headers
+
+
+def _is_notice(name: bytes) -> bool:
+    """``anthropic-*`` is an open list, but for whose account it was and how much is left of it."""
+    return (
+        name.startswith(b"anthropic-")
+        and not name.startswith(b"anthropic-ratelimit-")
+        and name not in CONFIGURED
+    )
+
+
+def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
+    """RFC 9110 section 7.6.1: what ``Connection`` lists is for this hop alone."""
+    return frozenset(
+        token.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for token in value.split(b",")
+    )
+
+
+def _configured(configured: Mapping[str, str]) -> dict[bytes, bytes]:
+    headers = {}
+    for name, value in configured.items():
+        raw_name = name.lower().encode("ascii", "replace")
+        if not _NAME.match(raw_name) or not _KEY.match(value):
+            raise ValueError("a configured header is not a token with a visible ASCII value")
+        headers[raw_name] = value.encode()
+    return headers
+
+
+def _credential(wire: Wire, provider_key: str) -> Header:
+    if not _KEY.match(provider_key):
+        raise ValueError("the provider key is not visible ASCII")
+    if wire in (Wire.MESSAGES, Wire.COUNT_TOKENS):
+        return b"x-api-key", provider_key.encode()
+    return b"authorization", b"Bearer " + provider_key.encode()
