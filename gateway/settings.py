@@ -46,6 +46,8 @@ DEMO_MARKER = "demo.json"
 """The file that stamps a state directory as a demo's; ``serve`` refuses such a directory."""
 
 MIN_SECRET_CHARS = 16
+WITHHELD = "withheld-from-this-process"
+"""Stands in for a provider key where none is needed."""
 
 
 class ConfigurationError(Exception):
@@ -359,19 +361,26 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def load(path: Path | None, *, dev: bool = False, demo: bool = False) -> Settings:
+def load(
+    path: Path | None, *, dev: bool = False, demo: bool = False, provider_keys: bool = True
+) -> Settings:
     """Read settings from a YAML file and the environment.
 
     Args:
         path: the configuration file, or ``None`` for environment and defaults alone.
         dev: allows ``policy.directory``.
         demo: allows a state directory that is stamped as a demo's.
+        provider_keys: whether they are read, and must be there; a command that forwards nothing
+            does without.
 
     Raises:
         ConfigurationError: with every finding.
     """
     document = _read_yaml(path) if path is not None else {}
-    settings = _validate(_merge(document, EnvSettingsSource(Settings)()))
+    document = _merge(document, EnvSettingsSource(Settings)())
+    if not provider_keys:
+        _withhold_provider_keys(document)
+    settings = _validate(document)
     findings = []
     if settings.policy.directory is not None and not dev:
         findings.append(
@@ -391,6 +400,15 @@ def load(path: Path | None, *, dev: bool = False, demo: bool = False) -> Setting
     if findings:
         raise ConfigurationError(findings)
     return settings
+
+
+def _withhold_provider_keys(document: dict[str, Any]) -> None:
+    """Put a stand-in, which keeps the settings valid, in the place of every key."""
+    upstreams = document.get("upstreams")
+    for upstream in upstreams.values() if isinstance(upstreams, dict) else ():
+        if isinstance(upstream, dict):
+            upstream.pop("key_file", None)
+            upstream["key"] = WITHHELD
 
 
 def _validate(document: dict[str, Any]) -> Settings:
@@ -465,7 +483,7 @@ def child_environment(*, keep_provider_keys: bool) -> dict[str, str]:
         for name in environment:
             upper = name.upper()
             if upper.startswith("SLUICEGATE_UPSTREAMS__") and upper.endswith("__KEY"):
-                environment[name] = "withheld-from-this-process"
+                environment[name] = WITHHELD
     return environment
 
 

@@ -56,10 +56,12 @@ CANNOT_START = (
 """What a process may find on its disk or in its stores that keeps it from starting."""
 
 
-def read_settings(path: Path, *, dev: bool = False, demo: bool = False) -> Settings:
+def read_settings(
+    path: Path, *, dev: bool = False, demo: bool = False, provider_keys: bool = True
+) -> Settings:
     """Settings, or every finding on standard error and exit code 2."""
     try:
-        return load(path, dev=dev, demo=demo)
+        return load(path, dev=dev, demo=demo, provider_keys=provider_keys)
     except ConfigurationError as error:
         findings = "\n".join(f"  {finding}" for finding in error.findings)
         count = len(error.findings)

@@ -19,6 +19,7 @@ __all__ = [
     "say",
     "show_json",
     "table",
+    "warn",
 ]
 
 EXIT_NO = 1
@@ -41,11 +42,16 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
 
 
-def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
-    """End the command: what is wrong, and what to do."""
+def warn(message: str, remedy: str = "") -> None:
+    """Something beside the matter that people must see; the command goes on."""
     print(f"sluicegate: {message}", file=sys.stderr)
     if remedy:
         print(f"  {remedy}", file=sys.stderr)
+
+
+def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
+    """End the command: what is wrong, and what to do."""
+    warn(message, remedy)
     raise SystemExit(code)
 
 

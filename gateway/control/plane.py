@@ -251,10 +251,15 @@ class ControlPlane:
     async def record_findings(self) -> None:
         """Each finding about the registry becomes a record."""
         while True:
-            found = await self._findings.get()
-            await self.log.append(
-                RegistryTampered(kind=found.kind, id=found.id, finding=found.message)
-            )
+            await self._record_finding(await self._findings.get())
+
+    async def record_waiting_findings(self) -> None:
+        """Record what was found so far: for a command that opens the directory by itself."""
+        while not self._findings.empty():
+            await self._record_finding(self._findings.get_nowait())
+
+    async def _record_finding(self, found: Finding) -> None:
+        await self.log.append(RegistryTampered(kind=found.kind, id=found.id, finding=found.message))
 
     def _found(self, found: Finding) -> None:
         self.alarms(found.code.replace(".", "_"), f"{found.message} {found.remedy}")

@@ -192,7 +192,8 @@ def _message(refusal: Refusal, appeal: str) -> str:
     """What happened and what to do; then, after that stands, what to quote and where."""
     if refusal.reason is Reason.MODEL_NOT_FOUND:
         return MODEL_NOT_FOUND_MESSAGE
-    words = [refusal.message, refusal.remedy]
+    message = refusal.message
+    words = [message if message.endswith((".", "!", "?")) else message + ".", refusal.remedy]
     tail = [f"code={_reason_code(refusal)}"]
     if refusal.rule:
         tail.append(f"rule={refusal.rule}")
