@@ -167,7 +167,7 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
         metrics=metrics,
         memory=MemoryBudget(settings.data.memory_budget_bytes),
         addresses=addresses,
-        registry_age=lambda: worker.registry_age(),
+        registry_age=lambda: worker.registry_age(),  # noqa: PLW0108 - made after it
     )
     worker = DataWorker(
         hello=bus.Hello(shard, os.getpid(), state.vkey(shard).read_text().strip()),

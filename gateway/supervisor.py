@@ -86,15 +86,20 @@ class Supervisor:
         self._children = [
             Child(
                 "control",
-                ["run", "control", "--fd", str(console.fileno()), "--fd", str(ops.fileno())]
-                + common,
+                [
+                    *("run", "control", *common),
+                    *("--fd", str(console.fileno()), "--fd", str(ops.fileno())),
+                ],
                 [console, ops],
                 keep_provider_keys=False,
             ),
             *(
                 Child(
                     f"data-{index}",
-                    ["run", "data", "--index", str(index), "--fd", str(data.fileno()), *common],
+                    [
+                        *("run", "data", *common),
+                        *("--index", str(index), "--fd", str(data.fileno())),
+                    ],
                     [data],
                     keep_provider_keys=True,
                 )

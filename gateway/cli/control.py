@@ -86,7 +86,7 @@ class _Directory:
     running = False
 
     def entities(self, kind: Kind) -> list[Json]:
-        found: list[Json] = msgspec.to_builtins(list(self.registry.snapshot.entities(kind)))
+        found: list[Json] = _as_json(self.registry.snapshot.entities(kind))
         return found
 
     def change(self, change: Change, *, actor: str, reason: str) -> Json:
@@ -95,8 +95,8 @@ class _Directory:
         # What was found wrong goes on the record first: the change may mend it.
         self.runner.run(self.plane.record_waiting_findings())
         outcome = self.runner.run(self.plane.change(change, actor=actor, reason=reason))
-        built: Json = msgspec.to_builtins(asdict(outcome))
-        return built
+        answer: Json = _as_json(asdict(outcome))
+        return answer
 
 
 @contextmanager
@@ -140,6 +140,11 @@ def ask(directory: str, route: str, body: Json | None = None) -> Any:
     client = ControlClient(state.control_socket)
     with _explained(state):
         return asyncio.run(client.get(route) if body is None else client.post(route, body))
+
+
+def _as_json(value: Any) -> Any:
+    """The values that a running gateway would have sent."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _claim(state: StateDirectory) -> int | None:

@@ -16,13 +16,31 @@ import typer
 
 __all__ = [
     "Actor",
+    "Agreement",
+    "Algorithm",
+    "Audience",
+    "Clear",
     "Configuration",
     "Engagement",
     "Expires",
-    "Level",
+    "ExternalId",
+    "Id",
+    "JwksUri",
+    "Key",
     "Levels",
+    "Licence",
     "Limit",
+    "Many",
+    "Name",
+    "Nationality",
+    "NewName",
+    "Purpose",
     "Reason",
+    "Residence",
+    "Retention",
+    "Role",
+    "Scope",
+    "Sponsored",
     "Vetting",
     "author",
     "tiers_of",
@@ -84,6 +102,8 @@ def _expires(text: str) -> str:
     return _instant(text)
 
 
+# What every change takes
+
 Configuration = Annotated[
     Path | None,
     typer.Option(
@@ -98,6 +118,12 @@ Actor = Annotated[
     str | None,
     typer.Option("--actor", help="Who changes; your user name by default.", show_default=False),
 ]
+Id = Annotated[str, typer.Argument(metavar="ID")]
+Key = Annotated[str, typer.Argument(metavar="ID|PREFIX")]
+
+# The fields of entities; lists are given by repeating the option
+
+Many = list[str] | None
 Levels = Annotated[
     list[Any] | None,
     typer.Option(
@@ -134,8 +160,48 @@ Engagement = Annotated[
     ),
 ]
 Limit = Annotated[
-    list[Any], typer.Argument(parser=_level, metavar="DOMAIN=LEVEL...", help="As cyber=2.")
+    list[Any], typer.Argument(parser=_level, metavar="DOMAIN=LEVEL", help="As cyber=2.")
 ]
+Name = Annotated[
+    str | None, typer.Option("--name", help="For people; the id by default.", show_default=False)
+]
+NewName = Annotated[str | None, typer.Option("--name", help="For people.")]
+Clear = Annotated[Many, typer.Option("--clear", metavar="FIELD", help="Empty it; repeatable.")]
+Retention = Annotated[
+    str | None, typer.Option("--retention", help="What is agreed on retention.", metavar="LABEL")
+]
+Licence = Annotated[Many, typer.Option("--licence", help="A licence it holds; repeatable.")]
+Agreement = Annotated[Many, typer.Option("--agreement", help="One it signed; repeatable.")]
+Role = Annotated[Many, typer.Option("--role", help="A role; repeatable.")]
+Purpose = Annotated[Many, typer.Option("--purpose", help="An approved purpose; repeatable.")]
+Nationality = Annotated[
+    Many, typer.Option("--nationality", help="ISO 3166 code, as DE; repeatable.")
+]
+Residence = Annotated[str | None, typer.Option("--residence", help="ISO 3166 code, as DE.")]
+Sponsored = Annotated[
+    bool | None, typer.Option("--sponsored/--not-sponsored", help="Whether someone sponsors him.")
+]
+ExternalId = Annotated[
+    str | None, typer.Option("--external-id", help="The 'sub' by which the issuer knows him.")
+]
+Scope = Annotated[
+    Many,
+    typer.Option(
+        "--scope",
+        help="Narrow it: wire:WIRE, model:ID, class:DOMAIN-LEVEL; 'downgrade' accepts a "
+        "substitute model. Repeatable.",
+    ),
+]
+Algorithm = Annotated[
+    Many,
+    typer.Option(
+        "--algorithm",
+        help="ES256, ES384, EdDSA, Ed25519, RS256 or PS256; repeatable.",
+        show_default="ES256",
+    ),
+]
+Audience = Annotated[str, typer.Option("--audience", help="The 'aud' its tokens must carry.")]
+JwksUri = Annotated[str, typer.Option("--jwks-uri", help="Where its keys are.")]
 
 
 def tiers_of(levels: list[Any] | None, *, keep_none: bool) -> dict[str, int | None] | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 __all__ = [
+    "DIR",
     "EXIT_NO",
     "EXIT_UNAVAILABLE",
     "EXIT_USAGE",
@@ -21,6 +22,9 @@ __all__ = [
     "table",
     "warn",
 ]
+
+DIR = "sluicegate-data"
+"""The state directory where none is named."""
 
 EXIT_NO = 1
 EXIT_USAGE = 2

@@ -46,26 +46,7 @@ class ActivateRequest(msgspec.Struct, forbid_unknown_fields=True):
 def control_api(plane: ControlPlane, status: Status) -> FastAPI:
     """The FastAPI application of the control socket."""
     api = FastAPI(title="Sluicegate control", docs_url=None, redoc_url=None, openapi_url=None)
-
-    @api.exception_handler(ChangeRefused)
-    async def refused(_request: Request, error: ChangeRefused) -> Response:
-        return _problem(REFUSED, error.message, error.remedy)
-
-    @api.exception_handler(LogUnavailable)
-    async def log_failed(_request: Request, error: LogUnavailable) -> Response:
-        return _problem(
-            UNAVAILABLE,
-            f"The change was not made: it cannot be recorded ({error}).",
-            "Free the disk or mend it, then start the gateway again.",
-        )
-
-    @api.exception_handler(RegistryUnavailable)
-    async def registry_failed(_request: Request, error: RegistryUnavailable) -> Response:
-        return _problem(UNAVAILABLE, str(error), "See `sluicegate status` for what to do.")
-
-    @api.exception_handler(msgspec.ValidationError)
-    async def invalid(_request: Request, error: msgspec.ValidationError) -> Response:
-        return _problem(INVALID, str(error), "Send the fields that this version documents.")
+    _say_what_is_wrong(api)
 
     @api.get("/status")
     async def get_status() -> Response:
@@ -94,6 +75,30 @@ def control_api(plane: ControlPlane, status: Status) -> FastAPI:
         return _json(status.rules())
 
     return api
+
+
+def _say_what_is_wrong(api: FastAPI) -> None:
+    """Every refusal of the rooms below, as a problem with its remedy."""
+
+    @api.exception_handler(ChangeRefused)
+    async def refused(_request: Request, error: ChangeRefused) -> Response:
+        return _problem(REFUSED, error.message, error.remedy)
+
+    @api.exception_handler(LogUnavailable)
+    async def log_failed(_request: Request, error: LogUnavailable) -> Response:
+        return _problem(
+            UNAVAILABLE,
+            f"The change was not made: it cannot be recorded ({error}).",
+            "Free the disk or mend it, then start the gateway again.",
+        )
+
+    @api.exception_handler(RegistryUnavailable)
+    async def registry_failed(_request: Request, error: RegistryUnavailable) -> Response:
+        return _problem(UNAVAILABLE, str(error), "See `sluicegate status` for what to do.")
+
+    @api.exception_handler(msgspec.ValidationError)
+    async def invalid(_request: Request, error: msgspec.ValidationError) -> Response:
+        return _problem(INVALID, str(error), "Send the fields that this version documents.")
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -50,7 +50,7 @@ class ControlClient:
         return await self._ask("POST", route, msgspec.json.encode(body))
 
     async def _ask(self, method: str, route: str, body: bytes | None) -> Any:
-        if not self._path.is_socket():  # noqa: ASYNC240 - one stat
+        if not self._path.is_socket():
             raise ControlUnavailable(f"no gateway runs in {self._path.parent}")
         try:
             async with (

@@ -120,15 +120,15 @@ class Status:
                     "do": "read the log lines of the missing worker; it is restarted by itself",
                 }
             )
-        for worker in workers:
-            if worker.get("log_failed"):
-                found.append(
-                    {
-                        "what": f"{worker['shard']} cannot write its log: {worker['log_failed']}",
-                        "reaches": "every caller of that worker: nothing is forwarded",
-                        "do": "free or mend the disk, then restart the gateway",
-                    }
-                )
+        found += [
+            {
+                "what": f"{worker['shard']} cannot write its log: {worker['log_failed']}",
+                "reaches": "every caller of that worker: nothing is forwarded",
+                "do": "free or mend the disk, then restart the gateway",
+            }
+            for worker in workers
+            if worker.get("log_failed")
+        ]
         if plane.log.failed is not None:
             found.append(
                 {

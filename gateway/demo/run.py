@@ -35,6 +35,7 @@ async def run_demo(
 
     Args:
         root: its state directory.
+        ports: where it listens.
         tour: take the newcomer through the eight steps first.
         upstreams: real endpoints by name.
         say: where lines go.

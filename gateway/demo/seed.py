@@ -98,6 +98,8 @@ class DemoDirectory:
         """Write ``sluicegate.yaml``: practice endpoints, or real ones where they are named.
 
         Args:
+            ports: where the gateway listens.
+            practice_url: the practice endpoint's address.
             upstreams: base URL by endpoint, for real endpoints; their keys are in the environment.
         """
         endpoints: dict[str, dict[str, str]] = {}

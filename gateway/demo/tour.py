@@ -177,7 +177,9 @@ class Tour:
         text = tiers.read_text()
         line = text[: text.index(OPENING)].count("\n") + 1
         before = (await self._control.get("/status"))["revision"]
-        self._told(f"policies/data/tiers.yaml:{line}: {OPENING} becomes {OPENED.split()[-1]}")
+        self._told(
+            f"policies/data/tiers.yaml:{line}: {OPENING} becomes {OPENED.rpartition(' ')[2]}"
+        )
         tiers.write_text(text.replace(OPENING, OPENED, 1))
         try:
             after = await self._next_revision(before)
@@ -275,7 +277,7 @@ def your_turn(demo: dict[str, Any]) -> Iterator[str]:
     yield "    ANTHROPIC_DEFAULT_HAIKU_MODEL=opus-4.8 claude --model mythos-5"
     yield "Codex, as blue:"
     yield f"  SLUICEGATE_KEY={keys['blue']} codex -m gpt-5.5 -c model_provider=sluicegate \\"
-    yield "    -c 'model_providers.sluicegate={name=\"Sluicegate\", "
+    yield '    -c \'model_providers.sluicegate={name="Sluicegate", '
     yield f'base_url="{url}/v1", wire_api="responses", env_key="SLUICEGATE_KEY", '
     yield "stream_max_retries=0}'"
     yield "openai (Python):"
@@ -287,9 +289,7 @@ def your_turn(demo: dict[str, Any]) -> Iterator[str]:
     yield "curl:"
     yield f"  curl {url}/v1/chat/completions -H 'authorization: Bearer {keys['newcomer']}' \\"
     yield "    -H 'content-type: application/json' \\"
-    yield (
-        '    -d \'{"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}]}\''
-    )
+    yield ('    -d \'{"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}]}\'')
     yield ""
     yield f"console {demo['console_url']}   metrics {demo['ops_url']}/metrics   Ctrl-C ends it"
 

@@ -26,7 +26,7 @@ SLICE_S = 0.005
 
 
 class Inflight:
-    """The table.
+    """The table. ``idle`` is set while it is empty.
 
     Args:
         clock: decision time.
@@ -40,6 +40,8 @@ class Inflight:
         self._due: list[tuple[float, int, Exchange]] = []
         self._order = itertools.count()
         self._wake = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -50,10 +52,13 @@ class Inflight:
     def enter(self, exchange: Exchange) -> None:
         """Watch an exchange from the moment its caller is known."""
         self._exchanges[exchange.request_id] = exchange
+        self.idle.clear()
 
     def leave(self, exchange: Exchange) -> None:
         """Forget it; it has settled."""
         self._exchanges.pop(exchange.request_id, None)
+        if not self._exchanges:
+            self.idle.set()
 
     def schedule(self, exchange: Exchange) -> None:
         """Ask again when ``exchange.valid_until`` (Unix seconds) has come."""

@@ -299,10 +299,11 @@ class Pipeline:
         exchange.decision_id = new_decision_id()
         revision = self._revision()
         action = action_of(exchange.wire, parsed)
-        judged: list[tuple[CatalogueEntry | None, Facts, Judgement]] = []
         with waiting(exchange):
-            for name in dict.fromkeys((parsed.model, *parsed.other_models)):
-                judged.append(await self._judge(exchange, revision, action, name))
+            judged = [
+                await self._judge(exchange, revision, action, name)
+                for name in dict.fromkeys((parsed.model, *parsed.other_models))
+            ]
             _, facts, binding = max(judged, key=lambda one: one[2].decision.effect.severity)
             exchange.requested = judged[0][1].resource.id
             exchange.judgement, exchange.reached = binding, Step.DECIDE

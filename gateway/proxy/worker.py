@@ -117,15 +117,16 @@ class DataWorker:
         self.pipeline.draining = refusals.SHUTTING_DOWN
         await self._report()
         server.stop()
-        deadline = time.monotonic() + self._drain_s
-        while len(self.pipeline.inflight) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        await self._idle_within(self._drain_s)
         ended = self.pipeline.inflight.interrupt_all(refusals.SHUTTING_DOWN)
         if ended:
             _log.warning("drain_cut", streams=ended)
-        deadline = time.monotonic() + END_S
-        while len(self.pipeline.inflight) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        await self._idle_within(END_S)
+
+    async def _idle_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.pipeline.inflight.idle.wait()
 
     # The bus
 

@@ -231,9 +231,7 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def running_gate(
-    directory: Path, upstream_url: str, **settings: Any
-) -> AsyncIterator[Gate]:
+async def running_gate(directory: Path, upstream_url: str, **settings: Any) -> AsyncIterator[Gate]:
     """A gateway with one organisation; members are the test's to add."""
     gate = Gate(directory, upstream_url, settings)
     await gate.start()

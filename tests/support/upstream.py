@@ -1,6 +1,7 @@
 """A scripted model endpoint: it says exactly the bytes that a test gives it, when it gives them.
 
-It knows no protocol but HTTP framing, so what arrives and what leaves can be compared byte for byte.
+It knows no protocol but HTTP framing, so what arrives and what leaves can be compared byte for
+byte.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Upstream:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        self.url = "http://127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -130,7 +131,7 @@ class Upstream:
     async def _watch(self, reader: asyncio.StreamReader, reply: Reply) -> None:
         """Between request and next request the gateway sends nothing: data is a close."""
         loop = asyncio.get_running_loop()
-        while not reader.at_eof() and reader.exception() is None:
+        while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         reply.closed_at = loop.time()
         reply.closed_by_peer.set()
@@ -156,15 +157,17 @@ def event(data: object, name: str = "") -> bytes:
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
 
 
-def chat_events(text: str = "hello there", usage: bool = False, model: str = "gpt-5.5") -> list[bytes]:
+def chat_events(
+    text: str = "hello there", usage: bool = False, model: str = "gpt-5.5"
+) -> list[bytes]:
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
     events = [
-        event({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+        event(
+            {**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+        )
         for word in text.split()
     ]
-    events.append(
-        event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    )
+    events.append(event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
     if usage:
         spent = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
         events.append(event({**base, "choices": [], "usage": spent}))
