@@ -53,6 +53,7 @@ from gateway.proxy.answerer import Answerer
 from gateway.proxy.entry import Entry
 from gateway.proxy.memory import MemoryBudget
 from gateway.proxy.network import KeyedHashes
+from gateway.proxy.pace import Pace
 from gateway.proxy.pipeline import Pipeline, PipelineSettings
 from gateway.proxy.protocol import protocol_class
 from gateway.proxy.relay import Relay
@@ -149,12 +150,8 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
         ),
         clock=clock,
         identifier=Identifier(snapshot, clock, egress.get),
-        guard=AttemptGuard(
-            source_per_minute=settings.attempts.source_per_minute,
-            source_burst=settings.attempts.source_burst,
-            credential_per_minute=settings.attempts.credential_per_minute,
-            credential_burst=settings.attempts.credential_burst,
-        ),
+        guard=AttemptGuard(**settings.attempts.model_dump()),
+        pace=Pace(AttemptGuard(**settings.attempts.model_dump())),
         judge=judge,
         limiter=limiter,
         log=log,

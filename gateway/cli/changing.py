@@ -30,7 +30,7 @@ __all__ = [
     "show_list",
 ]
 
-SUSPEND = "Take access away until it is resumed; running streams end."
+SUSPEND = "Take access away until resumed; running streams end."
 RESUME = "Give back what was suspended."
 FINAL = "Take access away for good; running streams end."
 

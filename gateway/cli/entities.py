@@ -9,7 +9,17 @@ from gateway.cli.control import Gateway
 from gateway.cli.terminal import fail, say, show_json
 from gateway.registry.rows import Kind
 
-__all__ = ["WORDS", "Json", "found", "joined", "levels", "public", "show_entity", "show_outcome"]
+__all__ = [
+    "WORDS",
+    "Json",
+    "ended",
+    "found",
+    "joined",
+    "levels",
+    "public",
+    "show_entity",
+    "show_outcome",
+]
 
 Json = Mapping[str, Any]
 
@@ -105,7 +115,7 @@ def show_outcome(
         return
     say(_NOW[kind](entity))
     say(f"record {outcome['position']}")
-    say(_reach(outcome, running=running))
+    say(ended(outcome) if running else "no gateway runs here: it takes effect when one starts")
     for note in outcome["notes"]:
         say(f"note: {note}")
     if key is not None:
@@ -115,12 +125,11 @@ def show_outcome(
         say("This key is not shown again and cannot be read back: store it now.")
 
 
-def _reach(outcome: Json, *, running: bool) -> str:
-    if not running:
-        return "no gateway runs here: it takes effect when one starts"
-    ended, workers = outcome["ended"], outcome["workers"]
+def ended(outcome: Json) -> str:
+    """How many running streams a change cut, and how many workers live by it."""
+    count, workers = outcome["ended"], outcome["workers"]
     return (
-        f"ended {ended} running stream{'' if ended == 1 else 's'} "
+        f"ended {count} running stream{'' if count == 1 else 's'} "
         f"on {workers} worker{'' if workers == 1 else 's'}"
     )
 

@@ -93,7 +93,7 @@ def set_key(
     config: Configuration = None,
     json: AsJson = False,
 ) -> None:
-    """Change a key's scopes or engagement, or make it expire earlier."""
+    """Change a key's scopes, engagement, or earlier expiry."""
     fields = given(clear, scopes=scope or None, expires_at=expires, engagement=engagement)
     _change_key(
         Asked(directory, config, actor, reason, json),

@@ -104,7 +104,7 @@ def set_member(
     config: Configuration = None,
     json: AsJson = False,
 ) -> None:
-    """Change a member; lists are replaced whole, tiers by domain."""
+    """Change a member; lists are replaced whole."""
     fields = given(
         clear,
         name=name,

@@ -80,7 +80,7 @@ def set_organisation(
     config: Configuration = None,
     json: AsJson = False,
 ) -> None:
-    """Change an organisation; lists are replaced whole, tiers by domain."""
+    """Change an organisation; lists are replaced whole."""
     fields = given(
         clear,
         name=name,

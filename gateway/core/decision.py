@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gateway.core.facts import Label, ModelId, Timestamp
+from gateway.core.reasons import POLICY_MODEL_NOT_FOUND
 
 __all__ = [
     "Capture",
@@ -110,6 +111,11 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     def allows(self) -> bool:
         """True for ``allow`` and ``downgrade``: something may be forwarded."""
         return self.effect in (Effect.ALLOW, Effect.DOWNGRADE)
+
+    @property
+    def hides(self) -> bool:
+        """Whether the subject may not know that the model exists (invariant 8)."""
+        return bool(self.reasons) and self.reasons[0].code == POLICY_MODEL_NOT_FOUND
 
 
 _decoder = msgspec.json.Decoder(Decision)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,6 +43,10 @@ MAX_OWED = 10_000
 _TAKEN = 1
 _STORE_ERRORS = (RedisError, RedisClusterException, OSError)
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.05, 2.0
+_QUEUE_S = 1.0
+"""The longest wait for a connection while others use them all."""
+_TURNS = 4
+"""How many times the loop looks at its sockets before an answer counts as late."""
 _CLUSTER = "+cluster://"
 
 Client: TypeAlias = "Redis | RedisCluster"
@@ -73,7 +77,7 @@ def connect(
 
     Args:
         url: may hold user and password; it is neither kept nor shown.
-        deadline_s: seconds for each call, connecting and waiting for a connection included.
+        deadline_s: seconds for each call, connecting included.
         ttl_s: see ``RedisLimiter``.
         max_connections: the most connections (to each node of a cluster).
 
@@ -81,12 +85,12 @@ def connect(
         ValueError: the URL is not one of those; its text is not in the message.
     """
     # No retries: the deadline leaves no time for them and the breaker takes their place. No
-    # socket timeout: the deadline bounds every wait, and the client's own bound on writes is
+    # socket timeouts: the deadline bounds every wait, and the client's own bound on writes is
     # asyncio.wait_for, which can lose a cancellation. RESP2: nothing is pushed between replies.
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": None,
-        "socket_connect_timeout": deadline_s,
+        "socket_connect_timeout": None,
         "protocol": 2,
         "max_connections": max_connections + 1,
     }
@@ -240,10 +244,14 @@ class RedisLimiter:
             await self._run(_Call(scripts.RENEW, keys, (name, self._ttl_ms)))
 
     async def _run(self, call: _Call) -> Any:
+        async with self._slot():
+            return await self._ask(call)
+
+    async def _ask(self, call: _Call) -> Any:
         if not self._breaker.allow():
             raise _NotSent("the store did not answer before")
         try:
-            async with asyncio.timeout(self._deadline_s), self._slots:
+            async with _answer_within(self._deadline_s):
                 reply = await self._scripts[call.script](keys=call.keys, args=call.args)
         except TimeoutError:
             self._breaker.failure()
@@ -253,6 +261,20 @@ class RedisLimiter:
             raise LimiterUnavailable(type(error).__name__) from None
         self._breaker.success()
         return reply
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the connections. Waiting for it says nothing about the store, so it is no part
+        of the deadline; a store that does not answer frees the slots at its deadline."""
+        try:
+            async with asyncio.timeout(_QUEUE_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _NotSent(f"all connections were in use for {_QUEUE_S:g} s") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _owe(self, call: _Call) -> None:
         self._owed.append(call)
@@ -319,7 +341,33 @@ class RedisReservation:
 
 
 class _NotSent(LimiterUnavailable):
-    """The breaker is open: the store was not asked."""
+    """The store was not asked: the breaker is open, or every connection is in use."""
+
+
+@contextlib.asynccontextmanager
+async def _answer_within(seconds: float) -> AsyncIterator[None]:
+    """``asyncio.timeout`` in turns of the loop: time in which the loop was busy with others, and
+    could not see an answer that had come, is not held against the store.
+
+    Raises:
+        TimeoutError: as ``asyncio.timeout``.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as timeout:
+
+        def turn(left: int) -> None:
+            nonlocal timer
+            if left:
+                timer = loop.call_later(seconds / _TURNS, turn, left - 1)
+            else:
+                timeout.reschedule(loop.time())
+
+        timer = loop.call_later(seconds / _TURNS, turn, _TURNS - 1)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _state(claim: Claim, now: int, first: int, second: int, *, taken: bool) -> LimitState:

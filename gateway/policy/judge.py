@@ -117,8 +117,11 @@ class Judge:
         for _ in range(_ATTEMPTS):
             judgement = await self._evaluate(facts_json, now, revision)
             if self._current() == (revision, scope):
-                remembered = replace(judgement, memo=True, eval_us=0)
-                self.memo.put(key, scope, now, judgement.valid_until, remembered)
+                # Not remembered where it hides a model: all ids that do not exist share one
+                # entry, so the time of a first question would tell that an id is in the catalogue.
+                if not judgement.decision.hides:
+                    remembered = replace(judgement, memo=True, eval_us=0)
+                    self.memo.put(key, scope, now, judgement.valid_until, remembered)
                 return judgement
             revision, scope = self._current()
         raise EngineUnavailable("the policy kept changing during the decision")

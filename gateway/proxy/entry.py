@@ -1,7 +1,7 @@
 """The edge: a raw ASGI callable that turns a scope into an ``Exchange`` and knows nothing more.
 
 This is the one place of the data plane where an unforeseen exception is caught: it is logged
-without the request's content, answered as the gateway's fault, and nothing is forwarded for it.
+without the request's content. The pipeline has answered by then, as for any other refusal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any
 
 import structlog
 
-from gateway.core.refusal import Refused
-from gateway.proxy import refusals
 from gateway.proxy.exchange import Exchange, Headers, Request
 from gateway.proxy.network import client_address
 from gateway.proxy.pipeline import Pipeline
@@ -96,9 +94,6 @@ class Entry:
         )
         try:
             await self._pipeline.run(exchange)
-        except Refused as refused:  # refused again while refusing: nothing is left to say
-            _log.error("unanswered", request_id=exchange.request_id, reason=str(refused))
-            connection.abort()
         except Exception as error:  # noqa: BLE001 - the edge of the data plane
             _log.error(
                 "internal_error",
@@ -106,7 +101,8 @@ class Entry:
                 error=type(error).__name__,
                 where=_where(error),
             )
-            await self._pipeline.fail(exchange, refusals.INTERNAL_ERROR)
+            if not exchange.answer.complete:
+                connection.abort()
 
 
 def _where(error: BaseException) -> str:

@@ -21,7 +21,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.audit.summary import RefusalSummary
 from gateway.audit.writer import AuditLog
@@ -39,7 +39,7 @@ from gateway.core.protocols import (
     Revision,
     Unreserved,
 )
-from gateway.core.reasons import Reason
+from gateway.core.reasons import Fault, Reason
 from gateway.core.refusal import Refusal, Refused
 from gateway.identity.credentials import presented
 from gateway.identity.identify import Identifier
@@ -52,6 +52,7 @@ from gateway.proxy.exchange import Exchange, Step
 from gateway.proxy.inflight import Inflight
 from gateway.proxy.memory import MemoryBudget
 from gateway.proxy.network import KeyedHashes, NetworkLabels
+from gateway.proxy.pace import Pace
 from gateway.proxy.relay import Relay
 from gateway.proxy.subjects import Budgets, Subjects
 from gateway.proxy.upstream import UpstreamFailed, Upstreams
@@ -76,6 +77,8 @@ COUNTED_REASONS = frozenset(
     }
 )
 """Refusals that the attempt guard counts against their cause."""
+CALLERS = frozenset({Fault.CALLER, Fault.POLICY})
+"""Whose faults are paced; the gateway's and an upstream's never are."""
 
 LISTED_WIRES = {
     False: frozenset({Wire.CHAT, Wire.RESPONSES, Wire.EMBEDDINGS}),
@@ -113,6 +116,7 @@ class Pipeline:
         clock: Clock,
         identifier: Identifier,
         guard: AttemptGuard,
+        pace: Pace,
         judge: Judge,
         limiter: Limiter,
         log: AuditLog,
@@ -129,6 +133,7 @@ class Pipeline:
         self.clock = clock
         self.identifier = identifier
         self.guard = guard
+        self.pace = pace
         self.judge = judge
         self.limiter = limiter
         self.log = log
@@ -166,6 +171,9 @@ class Pipeline:
             exchange.refusal = exchange.interruption
         finally:
             exchange.interruptible = False
+            if exchange.refusal is None and not exchange.answer.complete:
+                # What no step foresaw is on its way to the edge, which logs it.
+                exchange.refusal = self.draining or refusals.INTERNAL_ERROR
             try:
                 if exchange.refusal is not None:
                     await self._refuse(exchange, exchange.refusal)
@@ -233,9 +241,9 @@ class Pipeline:
         except Refused:
             self._attempt(head.address, exchange.credential_sha256)
             raise
-        self._attempt(None, exchange.credential_sha256)
         exchange.network = self.networks.of(head.address)
         exchange.reached = Step.IDENTIFY
+        self._attempt(None, exchange.credential_sha256)
         self.inflight.enter(exchange)
         exchange.clock_step("identify", since)
 
@@ -341,6 +349,7 @@ class Pipeline:
         except EngineUnavailable:
             self.metrics.engine_error()
             raise Refused(refusals.POLICY_ERROR) from None
+        self.metrics.memo(hit=judgement.memo)
         return entry, facts, judgement
 
     def _served_here(
@@ -401,9 +410,9 @@ class Pipeline:
                 },
             )
         except LimiterUnavailable:
+            self.metrics.alarm("limiter_unavailable")
             if entry.restricted or not self.settings.unrestricted_on_limiter_failure:
                 raise Refused(refusals.LIMITER_UNAVAILABLE) from None
-            self.metrics.alarm("limiter_unavailable")
             outcome = Unreserved()
         if isinstance(outcome, Sequence):
             raise Refused(refusals.limit_exceeded(outcome))
@@ -500,10 +509,15 @@ class Pipeline:
             except LogUnavailable:
                 self.metrics.alarm("outcome_unrecorded")
         self.inflight.leave(exchange)
-        if exchange.held_bytes:
-            self.memory.give_back(exchange.held_bytes)
-            exchange.held_bytes = 0
+        self._let_go_of_body(exchange)
         recording.count(exchange, self.metrics)
+
+    def _let_go_of_body(self, exchange: Exchange) -> None:
+        exchange.body = b""
+        if exchange.reached >= Step.READ:
+            exchange.parsed = replace(exchange.parsed, document={})
+        self.memory.give_back(exchange.held_bytes)
+        exchange.held_bytes = 0
 
     async def record_outcome(self, exchange: Exchange) -> None:
         """Make the outcome durable; the end of an answer waits for this.
@@ -521,16 +535,20 @@ class Pipeline:
         if exchange.answer.status:
             await self.answerer.cut(exchange, refusal)
             return
+        known = exchange.reached >= Step.IDENTIFY
+        source = None if known else exchange.request.address
+        credential = exchange.credential_sha256 or None
         if refusal.reason in COUNTED_REASONS:
-            known = exchange.reached >= Step.IDENTIFY
-            self.guard.count(
-                None if known else exchange.request.address, exchange.credential_sha256 or None
-            )
+            self.guard.count(source, credential)
         if exchange.reached < Step.IDENTIFY or refusal.reason is Reason.ATTEMPTS_EXCEEDED:
             self.summary.count(refusal.reason, exchange.source)
         else:
             refusal = await self._record_refusal(exchange, refusal)
-        if refusal.reason in (Reason.CLIENT_GONE, Reason.CLIENT_STALLED):
+        gone = refusal.reason in (Reason.CLIENT_GONE, Reason.CLIENT_STALLED)
+        if not gone and refusal.reason.fault in CALLERS and exchange.reached < Step.RECORD:
+            self._let_go_of_body(exchange)
+            gone = not await self.pace.hold(exchange.channel, source, credential)
+        if gone:
             exchange.channel.abort()
             return
         await self.answerer.refuse(exchange, refusal)
@@ -559,14 +577,6 @@ class Pipeline:
     def malformed(self, address: str) -> None:
         """The server's parser refused a request before there was an exchange."""
         self.summary.count(Reason.FRAMING_INVALID, self.addresses.digest(address))
-
-    async def fail(self, exchange: Exchange, refusal: Refusal) -> None:
-        """The edge caught what no step foresaw: say so if the answer has not begun, else reset."""
-        if exchange.answer.status:
-            exchange.channel.abort()
-        else:
-            self.summary.count(refusal.reason, exchange.source)
-            await self.answerer.refuse(exchange, refusal)
 
     # Model lists: decided like calls, answered here
 

@@ -182,6 +182,8 @@ def count(exchange: Exchange, metrics: Metrics) -> None:
     elif exchange.reached >= Step.DECIDE:
         effect = exchange.judgement.decision.effect.value
     metrics.request(wire, model, effect, f"{exchange.answer.status // 100}xx")
+    if refusal is not None:
+        _count_refusal(exchange, refusal, metrics)
     for name, seconds in exchange.steps.items():
         metrics.step(name, seconds)
     if exchange.reached >= Step.RECORD:
@@ -191,6 +193,16 @@ def count(exchange: Exchange, metrics: Metrics) -> None:
         if exchange.usage is not None:
             metrics.tokens("input", model, exchange.usage.input_tokens)
             metrics.tokens("output", model, exchange.usage.output_tokens)
+
+
+def _count_refusal(exchange: Exchange, refusal: Refusal, metrics: Metrics) -> None:
+    if refusal.reason is Reason.ATTEMPTS_EXCEEDED:
+        metrics.attempt_refused()
+    elif refusal.reason is Reason.LIMIT_EXCEEDED:
+        for kind in {state.kind for state in refusal.limits if state.retry_s > 0}:
+            metrics.limit_refused(kind)
+    elif refusal.reason.fault is Fault.UPSTREAM and exchange.reached >= Step.RECORD:
+        metrics.upstream_error(exchange.entry.endpoint)
 
 
 def _ms(seconds: float) -> int:

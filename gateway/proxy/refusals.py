@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.decision import Effect
-from gateway.core.reasons import POLICY_MODEL_NOT_FOUND, Reason
+from gateway.core.reasons import Reason
 from gateway.core.refusal import LimitState, Refusal
 from gateway.policy.judge import Judgement
 from gateway.proxy.upstream import UpstreamFailed
@@ -126,9 +126,9 @@ def wire_mismatch(entry: CatalogueEntry) -> Refusal:
 def denied(judgement: Judgement, decision_id: str) -> Refusal:
     """Policy refused. A hidden model's refusal is the one constant, with no decision id."""
     decision = judgement.decision
-    first = decision.reasons[0]
-    if first.code == POLICY_MODEL_NOT_FOUND:
+    if decision.hides:
         return MODEL_NOT_FOUND
+    first = decision.reasons[0]
     reason = {
         Effect.STEP_UP: Reason.STEP_UP_REQUIRED,
         Effect.REQUIRE_APPROVAL: Reason.APPROVAL_REQUIRED,
@@ -157,7 +157,7 @@ def downgrade_refused(decision_id: str) -> Refusal:
 def withdrawn(judgement: Judgement, decision_id: str) -> Refusal:
     """A running exchange is no longer allowed."""
     first = judgement.decision.reasons[0]
-    hidden = first.code == POLICY_MODEL_NOT_FOUND
+    hidden = judgement.decision.hides
     return Refusal(
         Reason.ACCESS_WITHDRAWN,
         ACCESS_REMOVED + ("this model is no longer available." if hidden else first.message),

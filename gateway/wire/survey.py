@@ -22,6 +22,8 @@ __all__ = ["MAX_MODEL_LENGTH", "REFERENCES", "Survey", "invalid"]
 
 MAX_MODEL_LENGTH: Final = 256
 """Characters; a catalogue id has at most 128."""
+MAX_MODELS: Final = 16
+"""Named beside the top-level ``model``: each is judged, so their number bounds a call's cost."""
 
 REFERENCES: Final = frozenset(
     "previous_response_id comparison_response_id continuation_id response_id previous_message_id "
@@ -36,7 +38,7 @@ _CONVERSATION: Final = frozenset({"messages", "input", "system", "instructions",
 _TOOL_GROUND: Final = frozenset({"tools", "tool", "functions", "definition"})
 _OPAQUE: Final = frozenset(
     "parameters input_schema output_schema json_schema schema guided_json input_examples "
-    "arguments metadata".split()
+    "arguments metadata client_metadata".split()
 )
 _TOOL_CALLS: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _ADDRESSES: Final = (
@@ -228,6 +230,8 @@ class Survey:
         if not 0 < len(model) <= MAX_MODEL_LENGTH:
             invalid(f"A model is named by 1 to {MAX_MODEL_LENGTH} characters.")
         self.models[model] = None
+        if len(self.models) > MAX_MODELS:
+            invalid(f"A request names {MAX_MODELS} models at most, each of which is judged.")
 
 
 def _has_id(value: Any) -> bool:

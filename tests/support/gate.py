@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,37 @@ class Gate:
             self._process.send_signal(number)
         return await self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        assert self._process is not None
+        return self._process.pid
+
+    def processes(self) -> dict[str, int]:
+        """The supervisor's children that run now: ``control``, ``data-0``, and their ids."""
+        found = {}
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        for pid in map(int, children.read_text().split() if children.exists() else ()):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                if "run" in words:
+                    kind = words[words.index("run") + 1]
+                    index = words[words.index("--index") + 1] if "--index" in words else ""
+                    found[f"{kind}-{index}" if index else kind] = pid
+        return found
+
+    async def replaced(self, name: str, before: int) -> int:
+        """Wait until another process has taken this one's place and the gateway is ready."""
+        while True:
+            pid = self.processes().get(name, before)
+            if pid != before:
+                with contextlib.suppress(ControlUnavailable):
+                    status = await self.status()
+                    pids = [worker["pid"] for worker in status["workers"]]
+                    if status["ready"] and (name == "control" or pid in pids):
+                        return pid
+            await asyncio.sleep(0.05)
+
     async def status(self) -> dict[str, Any]:
         return await self.control.get("/status")
 
@@ -231,9 +262,20 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def running_gate(directory: Path, upstream_url: str, **settings: Any) -> AsyncIterator[Gate]:
-    """A gateway with one organisation; members are the test's to add."""
+async def running_gate(
+    directory: Path,
+    upstream_url: str,
+    *,
+    prepare: Callable[[Gate], None] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Gate]:
+    """A gateway with one organisation; members are the test's to add.
+
+    ``prepare`` may edit its policies before it starts.
+    """
     gate = Gate(directory, upstream_url, settings)
+    if prepare is not None:
+        prepare(gate)
     await gate.start()
     try:
         await gate.organisation()

@@ -71,6 +71,11 @@ class Reply:
     def reset(self) -> None:
         self.writer.transport.abort()
 
+    def note_close(self) -> None:
+        """The peer has closed; the first who sees it says when."""
+        self.closed_at = self.closed_at or asyncio.get_running_loop().time()
+        self.closed_by_peer.set()
+
     async def until_closed(self) -> None:
         """Wait until the peer has closed its side."""
         await self.closed_by_peer.wait()
@@ -115,6 +120,9 @@ class Upstream:
                 watcher = asyncio.create_task(self._watch(reader, reply))
                 try:
                     await self.script(request, reply)
+                except ConnectionError:  # seen by a write, before the watcher looked
+                    reply.note_close()
+                    raise
                 finally:
                     if not watcher.done():
                         watcher.cancel()
@@ -130,11 +138,9 @@ class Upstream:
 
     async def _watch(self, reader: asyncio.StreamReader, reply: Reply) -> None:
         """Between request and next request the gateway sends nothing: data is a close."""
-        loop = asyncio.get_running_loop()
         while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        reply.closed_at = loop.time()
-        reply.closed_by_peer.set()
+        reply.note_close()
 
     async def _read(self, reader: asyncio.StreamReader) -> Received | None:
         try:
@@ -284,13 +290,20 @@ def response_events(text: str = "hello there", model: str = "gpt-5.5") -> list[b
         return event({"type": kind, "sequence_number": next(number), **fields}, kind)
 
     item = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    (answered,) = response(text, model)["output"]
+    opened = {**answered, "status": "in_progress", "content": []}
+    part = {"type": "output_text", "text": "", "annotations": []}
     return [
         sent("response.created", response=begun),
         sent("response.in_progress", response=begun),
+        sent("response.output_item.added", output_index=0, item=opened),
+        sent("response.content_part.added", part=part, **item),
         *(
             sent("response.output_text.delta", delta=word + " ", logprobs=[], **item)
             for word in text.split()
         ),
         sent("response.output_text.done", text=text, logprobs=[], **item),
+        sent("response.content_part.done", part={**part, "text": text}, **item),
+        sent("response.output_item.done", output_index=0, item=answered),
         sent("response.completed", response=response(text, model)),
     ]

@@ -148,6 +148,7 @@ def test_what_the_caller_merely_talks_about_names_no_model(wire, extra):
         {"models": [1]},
         {"models": {"a": 1}},
         {"models": [""]},
+        {"models": [f"m{number}" for number in range(17)]},
         {"tools": [{"type": "advisor_1", "model": 7}]},
         {"tools": [{"type": "advisor_1", "Model": "x"}]},
     ],
@@ -452,3 +453,18 @@ def test_k20_no_string_of_the_body_reaches_a_fact_or_a_refusal():
 @pytest.mark.parametrize("wire", [w for w in Wire if w is not Wire.MODELS])
 def test_odd_shapes_are_the_providers_to_refuse(wire, document):
     assert read(wire, document).model == "m"
+
+
+def test_what_an_agent_says_of_its_own_threads_is_no_reference_to_an_upstream_object():
+    # Codex 0.169 sends its own thread and turn ids in client_metadata, with store=false.
+    body = json.dumps(
+        {
+            "model": "gpt-5.5",
+            "input": [{"type": "message", "role": "user", "content": "hello"}],
+            "store": False,
+            "client_metadata": {"thread_id": "01a2", "session_id": "01a2", "model": "elsewhere"},
+        }
+    ).encode()
+    parsed = read_request(Wire.RESPONSES, body)
+    assert parsed.object_references == ()
+    assert parsed.other_models == ()

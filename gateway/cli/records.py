@@ -1,0 +1,208 @@
+"""How records read: one line each in a tail, a paragraph each in a timeline.
+
+Text in a record may come from an upstream or an operator; what a terminal would obey is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+__all__ = ["Lines", "paragraph", "wanted"]
+
+Json = Mapping[str, Any]
+
+REVISION_SHOWN = 12
+"""Hex digits of a revision that a line shows."""
+_COMMON = frozenset({"v", "log", "seq", "time", "type", "hlc", "boot", "mono", "clock", "gateway"})
+"""What a timeline leaves out: it is in the head line, or for machines."""
+_DIGITS = 23
+"""Characters of an RFC 3339 time up to the milliseconds."""
+
+
+def wanted(record_type: str, types: tuple[str, ...]) -> bool:
+    """Whether a record is asked for: by its type or the part before the dot.
+
+    Without a wish all are, but for heartbeats, which would drown the rest.
+    """
+    if not types:
+        return record_type != "log.heartbeat"
+    return record_type in types or record_type.partition(".")[0] in types
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a line says of a record: who, about what, what came of it, and why."""
+
+    who: str = ""
+    about: str = ""
+    what: str = ""
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Lines:
+    """Writes lines; remembers running calls, so that an outcome names its caller."""
+
+    _running: dict[str, Told] = field(default_factory=dict)
+
+    def line(self, shard: str, record: Json) -> str:
+        """Time, ``shard#seq``, type, who, about what, what came of it, why."""
+        told = self._told(record)
+        cells = (
+            (f"{str(record['time'])[:_DIGITS]}Z", 24),
+            (f"{shard}#{record['seq']}", 12),
+            (record["type"], 16),
+            (told.who or "-", 12),
+            (told.about or "-", 18),
+            (told.what or "-", 12),
+        )
+        written = [*(_safe(str(text)).ljust(width) for text, width in cells), told.why]
+        return "  ".join(written).rstrip()
+
+    def _told(self, record: Json) -> Told:
+        kind = str(record["type"])
+        if kind == "access.outcome":
+            call = self._running.pop(record["request_id"], Told())
+            return Told(call.who, call.about, _outcome(record), _safe(_why_ended(record)))
+        reader = _READERS.get(kind)
+        told = reader(record) if reader is not None else Told(what=_rest(record))
+        told = replace(told, why=_safe(told.why))
+        if kind == "access.intent":
+            self._running[record["request_id"]] = told
+        return told
+
+
+def paragraph(shard: str, record: Json) -> Iterator[str]:
+    """A head line and the record's own fields, one a line."""
+    yield f"{record['time']}  {shard}#{record['seq']}  {record['type']}"
+    for name, value in _flat("", record):
+        yield f"    {name:22}  {_safe(str(value))}"
+
+
+def _flat(prefix: str, value: Json) -> Iterator[tuple[str, Any]]:
+    for name, each in value.items():
+        if not prefix and name in _COMMON:
+            continue
+        if isinstance(each, dict):
+            yield from _flat(f"{prefix}{name}.", each)
+        elif isinstance(each, list):
+            for item in each:
+                yield prefix + name, _in_words(item)
+        else:
+            yield prefix + name, each
+
+
+def _in_words(item: Any) -> str:
+    if isinstance(item, dict):
+        return " ".join(f"{name}={value}" for name, value in item.items())
+    return str(item)
+
+
+def _safe(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _who(record: Json) -> str:
+    return str(record.get("subject", {}).get("id", ""))
+
+
+def _model(record: Json) -> str:
+    model = record.get("model", {})
+    asked, served = model.get("requested", ""), model.get("authorised", "")
+    return f"{asked}->{served}" if served and served != asked else str(asked)
+
+
+def _reasons(record: Json) -> str:
+    reasons = record.get("decision", {}).get("reasons", [])
+    return ", ".join(f"{each['code']} ({each['rule']})" for each in reasons)
+
+
+def _intent(record: Json) -> Told:
+    return Told(_who(record), _model(record), record["decision"]["effect"], _reasons(record))
+
+
+def _denied(record: Json) -> Told:
+    effect = record.get("decision", {}).get("effect", "refused")
+    why = _reasons(record) if effect not in ("refused", "allow") else ""
+    return Told(
+        _who(record), _model(record), f"{effect} {record['http']}", why or record.get("reason", "")
+    )
+
+
+def _outcome(record: Json) -> str:
+    return f"{record['status']} {record.get('http', '')}".rstrip()
+
+
+def _why_ended(record: Json) -> str:
+    tokens = record.get("tokens", {})
+    used = f"{tokens['in']} in, {tokens['out']} out" if tokens else ""
+    return "; ".join(part for part in (record.get("reason", ""), used) if part)
+
+
+def _changed(record: Json) -> Told:
+    tiers = " ".join(f"{domain}={level}" for domain, level in record.get("tiers", {}).items())
+    reason = record.get("reason", "")
+    return Told(
+        record["actor"],
+        f"{record['kind']} {record['id']}",
+        record["op"],
+        f"{reason} ({tiers})" if tiers else reason,
+    )
+
+
+def _tampered(record: Json) -> Told:
+    return Told("", f"{record['kind']} {record['id']}".strip(), "TAMPERED", record["finding"])
+
+
+def _activated(record: Json) -> Told:
+    return Told(record["actor"], _revision(record), "active", record.get("reason", ""))
+
+
+def _rejected(record: Json) -> Told:
+    findings = record.get("findings", [])
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return Told("", _revision(record), "rejected", "".join(findings[:1]) + more)
+
+
+def _engine(record: Json) -> Told:
+    return Told("", record["engine"], f"{record.get('count', 1)} faults", record.get("reason", ""))
+
+
+def _refused(record: Json) -> Told:
+    counts = ", ".join(f"{name} {count}" for name, count in record["counts"].items())
+    return Told("anonymous", "", f"in {record['window_s']} s", counts)
+
+
+def _opened(record: Json) -> Told:
+    return Told("", f"{record['size']} records", "clean" if record["clean"] else "UNCLEAN")
+
+
+def _running(record: Json) -> Told:
+    return Told(what=f"{record['open']} running")
+
+
+def _revision(record: Json) -> str:
+    return str(record.get("revision", "")).removeprefix("sha256:")[:REVISION_SHOWN]
+
+
+def _rest(record: Json) -> str:
+    return " ".join(
+        f"{name}={_in_words(value)}" for name, value in record.items() if name not in _COMMON
+    )
+
+
+_READERS: Mapping[str, Callable[[Json], Told]] = {
+    "access.intent": _intent,
+    "access.denied": _denied,
+    "access.refused_summary": _refused,
+    "registry.changed": _changed,
+    "registry.tampered": _tampered,
+    "policy.activated": _activated,
+    "policy.rejected": _rejected,
+    "policy.engine_error": _engine,
+    "log.opened": _opened,
+    "log.closed": _running,
+    "log.heartbeat": _running,
+}
