@@ -137,6 +137,7 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
         clock=clock,
         denial_status={Dialect(name): code for name, code in settings.denial_status.items()},
         appeal=settings.appeal,
+        stall_timeout_s=settings.data.stall_timeout_s,
     )
     if isinstance(engine, OpaEngine):
         await engine.start()
@@ -186,6 +187,7 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
             settings.data,
             http=protocol_class(
                 head_timeout_s=settings.data.head_timeout_s,
+                stall_timeout_s=settings.data.stall_timeout_s,
                 max_connections=settings.data.max_connections,
                 on_malformed=pipeline.malformed,
             ),

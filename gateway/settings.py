@@ -9,6 +9,7 @@ starts with settings that hold, or not at all.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -441,8 +442,9 @@ def _echo(entry: Any, pruned: set[tuple[Any, ...]]) -> bool:
 
 
 def _prune(document: Any, path: tuple[Any, ...]) -> None:
-    """Take out the key at ``path``, or the key of the list that ``path`` leads into."""
-    for part, following in zip(path, (*path[1:], None), strict=True):
+    """Take out the key at ``path``, or the key of the list that ``path`` leads into. A finding
+    about several keys has no path of its own, and leaves the document as it is."""
+    for part, following in itertools.zip_longest(path, path[1:]):
         below = document.get(part)
         if following is None or not isinstance(below, dict):
             document.pop(part, None)

@@ -33,8 +33,8 @@ WORDS: Mapping[Kind, str] = {
 
 
 def levels(tiers: Json) -> str:
-    """``cyber=2 bio=0``, or a dash."""
-    return " ".join(f"{domain}={level}" for domain, level in tiers.items()) or "-"
+    """``bio=0 cyber=2``, or a dash."""
+    return " ".join(f"{domain}={level}" for domain, level in sorted(tiers.items())) or "-"
 
 
 def joined(values: Any) -> str:

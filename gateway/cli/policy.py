@@ -62,7 +62,7 @@ def _examined(directory: Path) -> tuple[Bundle | None, list[str]]:
 
 @app.command()
 def check(policies: Rules = POLICIES, json: AsJson = False) -> None:
-    """Lint the rules and run their own tests, as an activation does."""
+    """Lint the rules and run their own tests."""
     bundle, findings = _examined(policies)
     if json:
         revision = bundle.id if bundle is not None else None

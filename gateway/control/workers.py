@@ -146,7 +146,9 @@ class Workers:
     def _drop(self, worker: Worker) -> None:
         if self._workers.get(worker.hello.shard) is worker:
             del self._workers[worker.hello.shard]
-            _log.warning("worker_gone", shard=worker.hello.shard)
+            drained = worker.report is not None and not worker.report.ready
+            say = _log.info if drained else _log.warning
+            say("worker_gone", shard=worker.hello.shard)
         for future in worker.waiting.values():
             if not future.done():
                 future.set_exception(ConnectionError("the worker is gone"))

@@ -175,7 +175,10 @@ class RedisLimiter:
                 f"ZADD, ZREM, ZCARD and ZREMRANGEBYSCORE on sg:* ({type(error).__name__})"
             ) from None
         except _STORE_ERRORS as error:
-            raise LimiterUnavailable(f"at start: {type(error).__name__}") from None
+            raise LimiterUnavailable(
+                f"the limit store cannot be reached ({type(error).__name__}); start it, or mend "
+                "limits.redis_url"
+            ) from None
 
     async def aclose(self) -> None:
         """Try once more to settle what is owed, then close the connections."""

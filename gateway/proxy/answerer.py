@@ -34,12 +34,21 @@ class Answerer:
         clock: for reset times.
         denial_status: statuses of policy denials that the operator set, by dialect.
         appeal: whom a refused caller may turn to.
+        stall_timeout_s: how long a client may take nothing.
     """
 
-    def __init__(self, *, clock: Clock, denial_status: Mapping[Dialect, int], appeal: str) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        denial_status: Mapping[Dialect, int],
+        appeal: str,
+        stall_timeout_s: float,
+    ) -> None:
         self._clock = clock
         self._denial_status = denial_status
         self._appeal = appeal
+        self._stall_timeout_s = stall_timeout_s
 
     def headers_of(self, exchange: Exchange) -> Headers:
         """The gateway's headers on an answer that it relays."""
@@ -124,5 +133,9 @@ class Answerer:
         exchange.answer.status = status
         exchange.answer.bytes += len(body)
         exchange.answer.complete = True
-        await exchange.channel.start(status, headers)
-        await exchange.channel.write(body, more=False)
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                await exchange.channel.start(status, headers)
+                await exchange.channel.write(body, more=False)
+        except TimeoutError:
+            exchange.channel.abort()

@@ -156,6 +156,8 @@ class Exchange:
     usage: Usage | None = None
     served_model: str = ""
     finish: str = ""
+    upstream_error: str = ""
+    """The code of an error that the answer itself told, be it inside a stream of status 200."""
     # 8 Settle
     refusal: Refusal | None = None
     outcome_recorded: bool = False

@@ -2,6 +2,10 @@
 
 - A request head must arrive whole in time (uvicorn waits for ever on slow headers).
 - Framing that llhttp refuses is answered in JSON, as every refusal is, and counted.
+- One request at a time: what follows a request that is still being answered is not read (uvicorn
+  would stop reading, and so miss that its client is gone), and the connection closes after the
+  answer (RFC 9112, section 9.3.2: the client sends what was not answered again).
+- A connection that closes does not wait for ever for its client to take the last bytes.
 - The application learns at once that its client is gone, can reset a connection, and sees the
   request target as it was sent (uvicorn's ``path`` is already rebuilt from it).
 """
@@ -12,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["EXTENSION", "GatewayProtocol", "protocol_class"]
 
@@ -25,19 +29,27 @@ _MALFORMED = (
 )
 
 
+class _Pipelined(Exception):
+    """A request began before the answer to the one before it had ended."""
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """One client connection.
 
-    Class attributes are set by ``protocol_class``; ``head_timeout_s`` in seconds.
+    Class attributes are set by ``protocol_class``; ``head_timeout_s`` and ``stall_timeout_s`` in
+    seconds.
     """
 
     head_timeout_s: float = 15.0
+    stall_timeout_s: float = 30.0
     max_connections: int = 10_000
     on_malformed: Callable[[str], None] = staticmethod(lambda _address: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._no_more = False
         self._lost: Callable[[], None] | None = None
 
     # What the application uses
@@ -79,12 +91,20 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio's
         self._disarm_head_timer()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         super().connection_lost(exc)
         lost, self._lost = self._lost, None
         if lost is not None:
             lost()
 
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio's
+        if not self._no_more:
+            super().data_received(data)
+
     def on_message_begin(self) -> None:  # noqa: D102 - httptools'
+        if self._answering:
+            raise _Pipelined  # the parser stops and ``send_400_response`` is called
         super().on_message_begin()
         self._arm_head_timer()
 
@@ -95,6 +115,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: D102 - uvicorn's
         del msg  # uvicorn's words; ours are JSON
+        if self._answering:
+            self._no_more = True
+            if self.cycle.more_body and self.cycle.response_started:
+                self.transport.abort()  # nothing can be said within an answer
+                return
+            if not self.cycle.more_body:
+                self.cycle.keep_alive = False
+                return
         self.on_malformed(self.client[0] if self.client else "")
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
@@ -102,6 +130,24 @@ class GatewayProtocol(HttpToolsProtocol):
             % (len(_MALFORMED), _MALFORMED)
         )
         self.transport.close()
+
+    def on_response_complete(self) -> None:  # noqa: D102 - uvicorn's
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._linger()
+
+    def timeout_keep_alive_handler(self) -> None:  # noqa: D102 - uvicorn's
+        super().timeout_keep_alive_handler()
+        self._linger()
+
+    @property
+    def _answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn declares it otherwise
+        return cycle is not None and not cycle.response_complete
+
+    def _linger(self) -> None:
+        if self in self.connections:
+            self._linger_timer = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
 
     def _arm_head_timer(self) -> None:
         self._disarm_head_timer()
@@ -118,7 +164,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def protocol_class(
-    *, head_timeout_s: float, max_connections: int, on_malformed: Callable[[str], None]
+    *,
+    head_timeout_s: float,
+    stall_timeout_s: float,
+    max_connections: int,
+    on_malformed: Callable[[str], None],
 ) -> type[GatewayProtocol]:
     """A protocol class for ``uvicorn.Config(http=...)`` with these settings bound."""
     return type(
@@ -126,6 +176,7 @@ def protocol_class(
         (GatewayProtocol,),
         {
             "head_timeout_s": head_timeout_s,
+            "stall_timeout_s": stall_timeout_s,
             "max_connections": max_connections,
             "on_malformed": staticmethod(on_malformed),
         },

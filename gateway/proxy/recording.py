@@ -151,7 +151,8 @@ def outcome_status(exchange: Exchange) -> str:
     """One word for how an exchange ended."""
     refusal = exchange.refusal
     if refusal is None:
-        return "upstream_error" if exchange.upstream_status >= HTTP_ERROR else "ok"
+        failed = exchange.upstream_error or exchange.upstream_status >= HTTP_ERROR
+        return "upstream_error" if failed else "ok"
     if refusal.reason in _STATUS_OF_REASON:
         return _STATUS_OF_REASON[refusal.reason]
     return "upstream_error" if refusal.reason.fault is Fault.UPSTREAM else "denied"

@@ -40,6 +40,7 @@ CONTENT_POLICY_CODES = frozenset(
 """Error codes of a provider's 403 that speak of the request, not of our account."""
 HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = 403
+HTTP_REDIRECTION = 300
 HTTP_ERROR = 400
 
 
@@ -72,6 +73,9 @@ class Relay:
                 return
             if response.encoded:
                 raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "encoded, though not asked to be")
+            if HTTP_REDIRECTION <= response.status < HTTP_ERROR:
+                # An SDK would follow, and its credential with it.
+                raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "redirects are not passed on")
             streamed = response.content_type == "text/event-stream"
             exchange.answer.streamed = streamed and response.status < HTTP_ERROR
             if exchange.answer.streamed:
@@ -170,7 +174,11 @@ class Relay:
         if length and response.content_length is not None:
             sent.append((b"content-length", b"%d" % response.content_length))
         exchange.answer.status = response.status
-        await exchange.channel.start(response.status, sent + self._answer_headers(exchange))
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                await exchange.channel.start(response.status, sent + self._answer_headers(exchange))
+        except TimeoutError:  # it has not even taken the answer before this one
+            raise Refused(refusals.CLIENT_STALLED) from None
 
     async def _write(self, exchange: Exchange, data: bytes, *, more: bool = True) -> None:
         if exchange.channel.write_paused:
@@ -218,6 +226,7 @@ class Relay:
         exchange.usage = facts.usage
         exchange.served_model = facts.served_model
         exchange.finish = facts.error or facts.finish
+        exchange.upstream_error = facts.error
 
     def _read_whole(self, exchange: Exchange, body: bytearray) -> None:
         if len(body) <= READ_USAGE_BYTES:

@@ -143,12 +143,13 @@ class StreamReader:
     def finish(self) -> bytes:
         """The upstream has closed: whatever is left, to be sent or dropped by the caller.
 
-        A last event without its blank line is read too: some servers end on ``data: [DONE]``.
+        A last event without its blank line is read too: some servers end on ``data: [DONE]``. Cut
+        short it is no end, whatever its name says.
         """
         left = bytes(self._held)
         self._held.clear()
-        if left and not self.mid_event and self._inspect(left) is _Event.ENDS:
-            self.terminal_seen = True
+        if left and not self.mid_event and _is_whole(left):
+            self.terminal_seen = self._inspect(left) is _Event.ENDS
         return left
 
     def _skip_bom(self, data: bytes | bytearray) -> int:
@@ -278,6 +279,18 @@ class StreamReader:
             self._finish = short(response.get("status")) or kind.removeprefix("response.")
             if isinstance(response.get("error"), dict):
                 self._error = error_code(response["error"])
+
+
+def _is_whole(event: bytes) -> bool:
+    """Whether the data of an event that has no blank line after it came to its end."""
+    _, data = _fields(event)
+    if data == b"[DONE]":
+        return True
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _fields(event: bytes) -> tuple[str, bytes]:

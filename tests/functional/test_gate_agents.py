@@ -49,7 +49,7 @@ async def script(request: Received, reply: Reply) -> None:
 
 
 async def run(home: Path, *command: str, **environment: str) -> tuple[int, str]:
-    home.mkdir(exist_ok=True)
+    home.mkdir(exist_ok=True)  # noqa: ASYNC240
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=home,

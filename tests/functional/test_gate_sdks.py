@@ -120,8 +120,6 @@ async def test_responses_streamed(gate):
 
 
 async def test_responses_stream_helper(gate):
-    """``response.output_item.added`` is not among the practice events, so the helper is fed the
-    few that it insists on."""
     async with openai_client(gate, "red-1") as client:
         async with client.responses.stream(model="gpt-5.5", input="hi") as stream:
             final = await stream.get_final_response()
@@ -138,13 +136,15 @@ async def test_embeddings(gate, upstream):
     assert upstream.received[-1].target == "/v1/embeddings"
 
 
-def test_the_synchronous_clients(gate):
-    with openai.OpenAI(base_url=f"{gate.url}/v1", api_key=gate.keys["red-1"]) as client:
-        answer = client.chat.completions.create(model="gpt-5.5", messages=SAID)
-        assert answer.choices[0].message.content == "hello there"
-    with anthropic.Anthropic(base_url=gate.url, api_key=gate.keys["red-1"]) as client:
-        answer = client.messages.create(model="mythos-5", max_tokens=9, messages=SAID)
-        assert answer.content[0].text == "hello there"
+async def test_the_synchronous_clients(gate):
+    def calls() -> tuple[str, str]:
+        with openai.OpenAI(base_url=f"{gate.url}/v1", api_key=gate.keys["red-1"]) as client:
+            chat = client.chat.completions.create(model="gpt-5.5", messages=SAID)
+        with anthropic.Anthropic(base_url=gate.url, api_key=gate.keys["red-1"]) as client:
+            message = client.messages.create(model="mythos-5", max_tokens=9, messages=SAID)
+        return chat.choices[0].message.content, message.content[0].text
+
+    assert await asyncio.to_thread(calls) == ("hello there", "hello there")
 
 
 # Anthropic
@@ -183,14 +183,12 @@ async def test_messages_stream_helper(gate):
     assert final.usage.output_tokens == 5
 
 
-async def test_messages_beta_keeps_its_query_and_its_header(gate, upstream):
+async def test_a_beta_that_nobody_knows_yet_keeps_its_header(gate, upstream):
     async with anthropic_client(gate, "red-1") as client:
         await client.beta.messages.create(
             model="mythos-5", max_tokens=50, messages=SAID, betas=["a-beta-of-tomorrow-2027-01-01"]
         )
-    sent = upstream.received[-1]
-    assert sent.target == "/v1/messages?beta=true"
-    assert sent.header("anthropic-beta") == ["a-beta-of-tomorrow-2027-01-01"]
+    assert upstream.received[-1].header("anthropic-beta") == ["a-beta-of-tomorrow-2027-01-01"]
 
 
 async def test_count_tokens(gate, upstream):
@@ -263,7 +261,7 @@ async def test_a_downgrade_serves_the_substitute_and_says_so(gate, upstream, str
         raw = await client.messages.with_raw_response.create(
             model="fable-5", max_tokens=50, messages=SAID, stream=stream
         )
-        answer = await raw.parse() if asyncio.iscoroutine(raw.parse()) else raw.parse()
+        answer = await raw.parse()
         if stream:
             models = [e.message.model async for e in answer if e.type == "message_start"]
             assert models == ["opus-4.8"]

@@ -94,6 +94,7 @@ class Gate:
                 document.setdefault(section, {}).update(values)
             else:
                 document[section] = values
+        self.workers: int = document["data"].get("workers", 1)
         self.configuration.write_text(yaml.safe_dump(document))
         shutil.copytree(ROOT / "policies", self.policies)
 
@@ -118,9 +119,15 @@ class Gate:
             if self._process.returncode is not None:
                 raise AssertionError(f"the gateway ended: {self.log()}")
             with contextlib.suppress(ControlUnavailable):
-                if (await self.control.get("/status"))["ready"]:
+                workers = (await self.status())["workers"]
+                if sum(each["ready"] for each in workers) == self.workers:
                     return
             await asyncio.sleep(0.05)
+
+    async def wait(self) -> int:
+        """The exit code of a gateway that ends by itself."""
+        assert self._process is not None
+        return await self._process.wait()
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None

@@ -36,6 +36,8 @@ MODELS = {
     "count_tokens": "opus-4.8",
 }
 """On each wire a model that any member may call."""
+BOUNDS = {"chat": "max_tokens", "responses": "max_output_tokens", "messages": "max_tokens"}
+"""What bounds the answer. Where none stands, the model's own bound is reserved: 128,000 tokens."""
 EVENTS = {"chat": chat_events, "responses": response_events, "messages": message_events}
 
 
@@ -46,8 +48,8 @@ def body_for(wire: str, model: str = "", **fields: object) -> bytes:
         asked["input"] = "hi"
     else:
         asked["messages"] = [{"role": "user", "content": "hi"}]
-    if wire == "messages":
-        asked["max_tokens"] = 50
+    if wire in BOUNDS:
+        asked[BOUNDS[wire]] = 50
     return json.dumps({**asked, **fields}).encode()
 
 
