@@ -103,6 +103,7 @@ class AuditLog:
         self._queue: deque[_Pending] = deque()
         self._flushing: Sequence[_Pending] = ()
         self._closing = False
+        self._waking = False
         self._wakeup = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"audit {origin}", daemon=True)
 
@@ -215,6 +216,10 @@ class AuditLog:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Position] = loop.create_future()
         self._enqueue(self._pending(record, future, facts, subject_key, loop))
+        if not self._waking:
+            # What this turn of the loop hands in makes one batch, and one change of threads.
+            self._waking = True
+            loop.call_soon(self._wake)
         return await future
 
     def append_sync(
@@ -223,6 +228,7 @@ class AuditLog:
         """``append`` for threads; blocks."""
         future: Future[Position] = Future()
         self._enqueue(self._pending(record, future, facts, subject_key))
+        self._wake()
         return future.result()
 
     async def heartbeat(self) -> Position:
@@ -301,6 +307,10 @@ class AuditLog:
             if len(self._queue) >= self._queue_records:
                 raise LogUnavailable(f"{len(self._queue)} records wait for the disk")
             self._queue.append(pending)
+
+    def _wake(self) -> None:
+        with self._wakeup:
+            self._waking = False
             self._wakeup.notify()
 
     def _run(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway import app as processes
+from gateway.audit.segments import LogCorrupt
 from gateway.cli.serve import CANNOT_START, read_settings
 from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, fail, warn
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
@@ -112,8 +113,14 @@ def reach(directory: str, config: Path | None = None, *, write: bool) -> Iterato
     with _explained(state), ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
         settings = None
+        if not write and not state.registry.is_file():
+            fail(
+                f"there is no registry in {state.root}",
+                "name the gateway's state directory with --dir",
+                code=EXIT_UNAVAILABLE,
+            )
         if not state.root.is_dir():
-            settings = _first_settings(state, config, write=write)
+            settings = _settings(state, config)
             state.prepare()
         lock = _claim(state)
         if lock is None:
@@ -171,17 +178,6 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _first_settings(state: StateDirectory, config: Path | None, *, write: bool) -> Settings:
-    """Settings for a directory that is not there yet; only a change makes one."""
-    if not write:
-        fail(
-            f"there is no state directory {state.root}",
-            "name that of the gateway with --dir",
-            code=EXIT_UNAVAILABLE,
-        )
-    return _settings(state, config)
-
-
 def _settings(state: StateDirectory, config: Path | None) -> Settings:
     """The settings of this directory's gateway.
 
@@ -209,8 +205,6 @@ def _settings(state: StateDirectory, config: Path | None) -> Settings:
 
 def _open_to_read(state: StateDirectory) -> Registry:
     """The registry alone; nothing is recorded, so nothing can be changed."""
-    if not state.registry.is_file():
-        raise RegistryUnavailable(f"there is no registry in {state.root}")
 
     async def refuse(_: ChangeRecord) -> Position:
         raise LogUnavailable("the directory was opened for reading")
@@ -243,5 +237,7 @@ def _explained(state: StateDirectory) -> Iterator[None]:
             "run it as the user that the gateway runs as",
             code=EXIT_UNAVAILABLE,
         )
+    except LogCorrupt as error:
+        fail(f"the log is damaged: {error}", "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
     except (RegistryUnavailable, *CANNOT_START) as error:
-        fail(str(error), "see `sluicegate status`", code=EXIT_UNAVAILABLE)
+        fail(str(error), code=EXIT_UNAVAILABLE)

@@ -500,9 +500,7 @@ class Pipeline:
     async def settle(self, exchange: Exchange) -> None:
         """Whatever happened: the outcome is recorded, the reservation settled, all counted."""
         exchange.channel.on_lost(None)
-        if exchange.reservation is not None:
-            await exchange.reservation.settle(recording.tokens_used(exchange))
-            self.budgets.note(exchange.principal.member.id, exchange.reservation.states)
+        await self._give_back(exchange)
         if exchange.reached >= Step.RECORD and not exchange.outcome_recorded:
             try:
                 await self.record_outcome(exchange)
@@ -520,13 +518,21 @@ class Pipeline:
         exchange.held_bytes = 0
 
     async def record_outcome(self, exchange: Exchange) -> None:
-        """Make the outcome durable; the end of an answer waits for this.
+        """Make the outcome durable; the end of an answer waits for this. The reservation is settled
+        before, so that whoever has read the end may call again at once.
 
         Raises:
             LogUnavailable: it could not be written.
         """
         exchange.outcome_recorded = True
+        await self._give_back(exchange)
         await self.log.append(recording.outcome(exchange))
+
+    async def _give_back(self, exchange: Exchange) -> None:
+        """Settle the reservation, if there is one; only the first time counts."""
+        if exchange.reservation is not None:
+            await exchange.reservation.settle(recording.tokens_used(exchange))
+            self.budgets.note(exchange.principal.member.id, exchange.reservation.states)
 
     # Refusing
 

@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,8 @@ _MALFORMED = (
     b'{"error":{"message":"Malformed HTTP request: the message framing or a header is not valid '
     b'HTTP/1.1.","type":"invalid_request_error","param":null,"code":"framing_invalid"}}'
 )
+_NO_LINGER = struct.pack("ii", 1, 0)
+"""``struct linger``: on, 0 s; closing the socket resets the connection (socket(7))."""
 
 
 class _Pipelined(Exception):
@@ -75,6 +79,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """Reset the connection: nothing that is still unsent will arrive."""
         self.cycle.disconnected = True
         self.flow.resume_writing()
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None:  # it is not yet closed
+            # Without this the kernel would go on delivering what it holds.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
     # What uvicorn and the event loop call
@@ -147,7 +155,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         if self in self.connections:
-            self._linger_timer = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
+            self._linger_timer = self.loop.call_later(self.stall_timeout_s, self.abort)
 
     def _arm_head_timer(self) -> None:
         self._disarm_head_timer()

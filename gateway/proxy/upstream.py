@@ -74,10 +74,10 @@ class UpstreamResponse:
         content = self._response.content
         try:
             while True:
-                data = content.read_nowait(-1)
+                data = content.read_nowait(READ_BUFFER_BYTES)
                 if not data and not content.at_eof():
                     async with asyncio.timeout(self._idle_timeout_s):
-                        data = await content.readany()
+                        data = await content.read(READ_BUFFER_BYTES)
                 if not data:
                     return
                 yield data

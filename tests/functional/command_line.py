@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
+import typer
 import yaml
-from typer.testing import CliRunner
 
 from gateway.audit.read import LogReader
 from gateway.cli.main import app
 from gateway.state import StateDirectory
 from tests.policy.small_bundle import FILES
 
+COMMAND = typer.main.get_command(app)
+"""Made once: typer's own runner makes the whole tree anew for each command."""
 UPSTREAMS = {"anthropic": {"url": "http://127.0.0.1:9", "kind": "vllm"}}
 
 
@@ -34,7 +37,7 @@ class Said:
 
 
 def write_policies(directory: Path, **changes: str) -> Path:
-    """The small bundle as files; keyword ``a__b_rego`` is no name of ours, so pass a dict."""
+    """The small bundle as files, those named in ``changes`` (as ``**{path: text}``) replaced."""
     for name, text in (FILES | changes).items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
@@ -64,11 +67,13 @@ class Operator:
 
     def bare(self, *arguments: str, code: int = 0) -> Said:
         """A command, exactly as given; it must end with ``code`` and without a traceback."""
-        with quiet_logs():
-            result = CliRunner().invoke(app, list(arguments))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        said = Said(result.exit_code, result.stdout, result.stderr)
+        out, err = io.StringIO(), io.StringIO()
+        with quiet_logs(), redirect_stdout(out), redirect_stderr(err):
+            try:
+                COMMAND.main(list(arguments), prog_name="sluicegate")
+            except SystemExit as ended:
+                exit_code = int(ended.code or 0)
+        said = Said(exit_code, out.getvalue(), err.getvalue())
         assert said.code == code, (arguments, said)
         assert "Traceback" not in said.out + said.err
         return said

@@ -1,7 +1,6 @@
 """``audit``: a small record of two logs, read, verified and proved by the commands."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -216,8 +215,10 @@ def test_a_log_that_is_not_there(tmp_path, kept):
 
 def test_a_follower_sees_what_is_appended_and_what_is_begun(operator):
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli", "audit", "tail", "--follow", "--json"]
-        + ["-n", "1", "--type", "access", "--dir", str(operator.state.root)],
+        [
+            *(sys.executable, "-m", "gateway.cli", "audit", "tail", "--follow", "--json"),
+            *("-n", "1", "--type", "access", "--dir", str(operator.state.root)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -399,7 +400,10 @@ def test_a_proof_counts_only_with_the_right_key(kept, tmp_path):
 def test_a_proof_lies_here_by_default(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept("audit", "prove", "data-0#1")
-    assert sorted(os.listdir(tmp_path)) == ["data-0-1.proof", "data-0-1.proof.record"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "data-0-1.proof",
+        "data-0-1.proof.record",
+    ]
 
 
 def test_what_is_not_recorded_is_not_proved(kept, tmp_path):

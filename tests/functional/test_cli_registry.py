@@ -5,6 +5,7 @@ import pwd
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -358,12 +359,10 @@ def test_a_form_that_does_not_fit_is_usage(settled, arguments):
 
 @pytest.mark.parametrize("parse", [options._level, options._vetting, options._engagement])
 @given(text=st.text(alphabet="ab=:,-0123456789TZnone", max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_form_parses_or_is_refused(parse, text):
-    try:
+    with suppress(typer.BadParameter):  # any other error would be a traceback
         parse(text)
-    except typer.BadParameter as error:
-        assert "write it as" in str(error)
 
 
 def test_who_does_not_exist_is_not_shown(settled):
@@ -381,14 +380,12 @@ def test_reading_needs_no_configuration_and_leaves_no_record(staffed):
     assert len(staffed.records()) == before
 
 
-def test_reading_makes_no_directory(operator):
-    assert "no state directory" in operator("org", "list", code=3).err
-    assert not operator.state.root.exists()
-
-
-def test_a_directory_without_a_registry_is_unavailable(operator):
-    operator.state.prepare()
+def test_reading_makes_nothing(operator):
     assert "no registry" in operator("org", "list", code=3).err
+    assert not operator.state.root.exists()
+    operator.state.root.mkdir()
+    assert "no registry" in operator("org", "list", code=3).err
+    assert list(operator.state.root.iterdir()) == []
 
 
 def test_a_change_needs_a_configuration(operator, monkeypatch):
@@ -487,6 +484,7 @@ def test_the_program_itself_shows_no_traceback(staffed):
         check=False,
     )
     assert done.returncode == 3
-    assert done.stderr.startswith("sluicegate: ")
+    assert done.stderr.startswith("sluicegate: the log is damaged: ")
+    assert "audit verify" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

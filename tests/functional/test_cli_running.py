@@ -18,8 +18,10 @@ def operator(tmp_path_factory):
     operator = Operator(tmp_path_factory.mktemp("gate"))
     with (operator.home / "serve.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", "serve", "--dev"]
-            + ["--config", str(operator.config)],
+            [
+                *(sys.executable, "-m", "gateway.cli", "serve", "--dev"),
+                *("--config", str(operator.config)),
+            ],
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -174,3 +175,14 @@ def test_a_directory_that_no_demo_made_is_left_alone(tmp_path):
     assert refused.returncode == 2
     assert "no demo made" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("member", ["red"])
+def test_the_readmes_snippets_run_against_it(running, member):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        code = snippet.replace("http://127.0.0.1:8080", running["data_url"])
+        names: dict = {}
+        exec(code.replace("sk-sg-…", running["keys"][member]), names)  # noqa: S102
+        names["client"].close()

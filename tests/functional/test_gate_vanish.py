@@ -338,21 +338,26 @@ def sockets(local: int, remote: int) -> list[list[str]]:
 async def test_k41_a_client_that_asks_and_asks_and_reads_no_answer_is_cut(gate, last):
     """Whichever answer it is that finds no room: a relayed one, one of the gateway's own, or one
     that is complete and waits in a connection that closes."""
-    key = await gate.member(f"asker-{last}")
+    member = f"asker-{last}"
+    key = await gate.member(member)
     call = await deaf(gate, CHAT, key, "ok-0")
     port = call.connection.writer.get_extra_info("sockname")[1]
     big = raw.request(CHAT.target, CHAT.body("big-1", stream=False), key=key)
     small = raw.request("/v1/models", key=key)
-    queued, same = "", 0
-    while same < 3:  # until the kernel takes no more: the rest waits in the gateway
-        call.connection.writer.write(small if last == "closing" else big)
-        await asyncio.sleep(0.05)
-        (row,) = sockets(gate.port, port)
-        same = same + 1 if row[4] == queued else 0
-        queued = row[4]
     closing = raw.request("/v1/models", key=key, headers={"connection": "close"})
-    final = {"relayed": big, "own": small, "closing": closing}[last]
-    call.connection.writer.write(final)
+    fill = small if last == "closing" else big
+    queued, now, sent = -1, 0, 1
+    while (
+        now != queued or not now
+    ):  # until the kernel takes no more: the last answer waits in the gateway
+        await recorded(gate, "access.outcome", member, sent)
+        await asyncio.sleep(0.05)
+        queued, now = now, int(sockets(gate.port, port)[0][4].partition(":")[0], 16)
+        call.connection.writer.write(fill)
+        sent += fill is big
+    for final in {"relayed": [big, big], "own": [big, small], "closing": [closing]}[last]:
+        await asyncio.sleep(0.1)
+        call.connection.writer.write(final)
     loop = asyncio.get_running_loop()
     since = loop.time()
     while sockets(port, gate.port):

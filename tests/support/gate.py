@@ -124,10 +124,15 @@ class Gate:
                     return
             await asyncio.sleep(0.05)
 
-    async def wait(self) -> int:
-        """The exit code of a gateway that ends by itself."""
+    async def refused(self) -> tuple[int, str]:
+        """Start one that must not start: its exit code, and what it said."""
+        await self.start(until_ready=False)
         assert self._process is not None
-        return await self._process.wait()
+        try:
+            async with asyncio.timeout(60):
+                return await self._process.wait(), self.log()
+        finally:
+            await self.stop()
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None

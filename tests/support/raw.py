@@ -191,6 +191,8 @@ class CountingProxy:
                     for pump in pumps:
                         pump.cancel()
                     await asyncio.gather(*pumps, return_exceptions=True)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
         finally:
             writer.transport.abort()
             self._tasks.discard(task)
