@@ -8,6 +8,7 @@ key. Each writes its own shard of the log. ``supervisor`` starts and watches the
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -70,6 +71,9 @@ from gateway.wire.dialects import Dialect
 
 __all__ = ["open_control_plane", "open_log", "policy_source", "run_control", "run_data_worker"]
 
+GC_ALLOCATIONS = 20_000
+"""Net allocations between two collections of the youngest objects in a data worker."""
+
 
 def open_log(state: StateDirectory, shard: str, settings: Settings) -> AuditLog:
     """Open one shard, with its key (made with the log) and the checkpoint kept outside it.
@@ -101,10 +105,14 @@ def open_log(state: StateDirectory, shard: str, settings: Settings) -> AuditLog:
 def _head_keeper(path: Path) -> Callable[[Checkpoint], None]:
     """Keeps the newest checkpoint in a file of its own; one write, after the log is durable."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    length = os.fstat(descriptor).st_size
 
     def keep(head: Checkpoint) -> None:
+        nonlocal length
         os.pwrite(descriptor, head.note, 0)
-        os.ftruncate(descriptor, len(head.note))
+        if len(head.note) < length:
+            os.ftruncate(descriptor, len(head.note))
+        length = len(head.note)
 
     return keep
 
@@ -172,7 +180,7 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
         bus_socket=state.bus_socket,
         pipeline=pipeline,
         snapshot=snapshot,
-        lifecycle=Lifecycle(engine),
+        lifecycle=Lifecycle(engine, examined=False),
         log=log,
         heartbeat_s=settings.audit.heartbeat_s,
         summary_s=settings.audit.summary_s,
@@ -194,6 +202,10 @@ async def run_data_worker(settings: Settings, index: int, listener: socket.socke
             timeout_graceful_shutdown=int(settings.data.drain_s) + 3,
         )
     )
+    # What has been made so far lives as long as the process: the collector need not look at it, and
+    # a request leaves few cycles behind.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 20)
     try:
         await worker.run(server, listener, _stop_event())
     finally:

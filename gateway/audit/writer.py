@@ -103,7 +103,7 @@ class AuditLog:
         self._queue: deque[_Pending] = deque()
         self._flushing: Sequence[_Pending] = ()
         self._closing = False
-        self._waking = False
+        self._waking: asyncio.AbstractEventLoop | None = None
         self._wakeup = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"audit {origin}", daemon=True)
 
@@ -216,9 +216,9 @@ class AuditLog:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Position] = loop.create_future()
         self._enqueue(self._pending(record, future, facts, subject_key, loop))
-        if not self._waking:
-            # What this turn of the loop hands in makes one batch, and one change of threads.
-            self._waking = True
+        if self._waking is not loop:
+            # What one turn of the loop hands in makes one batch, and one change of threads.
+            self._waking = loop
             loop.call_soon(self._wake)
         return await future
 
@@ -310,7 +310,7 @@ class AuditLog:
 
     def _wake(self) -> None:
         with self._wakeup:
-            self._waking = False
+            self._waking = None
             self._wakeup.notify()
 
     def _run(self) -> None:

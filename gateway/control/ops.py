@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from gateway.control.plane import ControlPlane
@@ -15,6 +15,7 @@ __all__ = ["ops_app"]
 
 BUNDLE_ROUTE = "/bundles/sluicegate.tar.gz"
 NOT_READY = 503
+NOT_MODIFIED = 304
 
 
 def ops_app(plane: ControlPlane, status: Status) -> FastAPI:
@@ -44,10 +45,12 @@ def ops_app(plane: ControlPlane, status: Status) -> FastAPI:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     @app.get(BUNDLE_ROUTE)
-    async def bundle() -> Response:
+    async def bundle(request: Request) -> Response:
         if not plane.archive:
             return PlainTextResponse("no policy is active\n", status_code=NOT_READY)
         etag = f'"{plane.archive_revision}"'
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=NOT_MODIFIED, headers={"etag": etag})
         return Response(plane.archive, media_type="application/gzip", headers={"etag": etag})
 
     return app

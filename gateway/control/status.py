@@ -122,6 +122,15 @@ class Status:
             )
         found += [
             {
+                "what": f"{worker['shard']} decides nothing yet: no revision is active there",
+                "reaches": "callers of that worker: nothing is let through",
+                "do": "with policy.engine opa: see that OPA runs and pulls from the ops listener",
+            }
+            for worker in workers
+            if worker.get("revision") == ""
+        ]
+        found += [
+            {
                 "what": f"{worker['shard']} cannot write its log: {worker['log_failed']}",
                 "reaches": "every caller of that worker: nothing is forwarded",
                 "do": "free or mend the disk, then restart the gateway",

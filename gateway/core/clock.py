@@ -25,7 +25,7 @@ SETTLE_S = 60.0
 
 def timestamp(seconds: float) -> str:
     """Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``, rounded down."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(seconds)))
 
 
 def parse_timestamp(text: str) -> int:

@@ -6,7 +6,7 @@ A permit is made in one place, ``proxy/pipeline.py`` step 5, after the intent is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from gateway.core.decision import Decision
 from gateway.core.protocols import Position, Reservation
@@ -14,8 +14,7 @@ from gateway.core.protocols import Position, Reservation
 __all__ = ["Permit", "Target"]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One dispatch target: an upstream of the settings, a template-built path, and the model.
 
     ``model`` is what the upstream is asked for; the gateway's own id is ``catalogue_id``.
@@ -27,8 +26,7 @@ class Target:
     catalogue_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(Struct, frozen=True):
     """Leave to send one body to one target: the upstream leg has no other source for either."""
 
     request_id: str

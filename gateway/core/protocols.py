@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.decision import Decision, LimitSpec
 from gateway.core.entities import Credential, Issuer, Member, Organisation
@@ -43,8 +45,7 @@ class LogUnavailable(Exception):
     """The audit log cannot be written; nothing may be forwarded until a restart verifies it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """Where a durable record lies: log origin and leaf index."""
 
     origin: str

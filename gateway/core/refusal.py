@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from gateway.core.reasons import Reason
 
 __all__ = ["LimitState", "Refusal", "Refused"]
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(Struct, frozen=True):
     """One limit after an admission attempt.
 
     ``limit`` is the burst, ``remaining`` what may still be taken now, ``reset_s`` the seconds
@@ -36,8 +35,7 @@ class LimitState:
         return self.name.partition(".")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a call did not go through, or did not go on.
 
     ``message`` says rule and remedy within its first 100 characters. ``code`` is the policy's own
@@ -52,7 +50,7 @@ class Refusal:
     rule: str = ""
     decision_id: str = ""
     retry_after_s: float | None = None
-    limits: tuple[LimitState, ...] = field(default=())
+    limits: tuple[LimitState, ...] = ()
 
 
 class Refused(Exception):

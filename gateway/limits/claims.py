@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+
+from msgspec import Struct
 
 from gateway.core.decision import LimitKey, LimitSpec
 from gateway.limits.gcra import Bucket
@@ -18,8 +20,7 @@ _UNSAID = {"requests": 1, "streams": 1}
 """What a call takes of a kind that ``amounts`` does not name: forgetting must not open a limit."""
 
 
-@dataclass(slots=True)
-class Claim:
+class Claim(Struct):
     """``cost`` units of one limit in one owner's bucket: 0 or 1 for streams, else 0 to burst.
 
     ``is_stream`` is true where a lease is taken, not a rate.
@@ -65,11 +66,16 @@ def claims_of(
     tag = organisation_tag(owners)
     claims = []
     for spec in limits:
-        kind = spec.kind
+        kind, bucket = _shape(spec)
         amount = amounts[kind] if kind in amounts else _UNSAID.get(kind, 0)
-        bucket = Bucket.of(spec.rate, spec.period_s, spec.burst)
         is_stream = kind == "streams"
         cost = max(0, min(amount, 1 if is_stream else bucket.burst))
         key = f"{tag}:{spec.name}:{spec.key.value}:{owners[spec.key]}"
         claims.append(Claim(spec, key, kind, is_stream, cost, bucket))
     return tuple(claims)
+
+
+@lru_cache(maxsize=4096)
+def _shape(spec: LimitSpec) -> tuple[str, Bucket]:
+    """Kind and bucket of a limit: the same for every call that it is asked of."""
+    return spec.kind, Bucket.of(spec.rate, spec.period_s, spec.burst)

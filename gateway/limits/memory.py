@@ -62,7 +62,7 @@ class MemoryLimiter:
             LimiterUnavailable: ``max_buckets`` are in use.
         """
         now = self._clock_ns()
-        self._forget(now, 2 * len(limits))
+        self._forget(now, len(limits) + 1)  # one more than this call can add
         claims = claims_of(limits, owners, amounts)
         if not all(self._fits(claim, now) for claim in claims):
             return tuple(self._state(claim, now, refused=claim.cost) for claim in claims)
@@ -128,8 +128,8 @@ class MemoryLimiter:
         return len(leases)
 
     def _has_room(self, claims: Sequence[Claim]) -> bool:
-        new = sum(self._is_new(claim.key) for claim in claims)
-        return len(self._known) + new <= self._max_buckets
+        room = self._max_buckets - len(self._known)
+        return len(claims) <= room or sum(self._is_new(claim.key) for claim in claims) <= room
 
     def _is_new(self, key: str) -> bool:
         return key not in self._tats and key not in self._leases

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
+
 from gateway.core.ids import new_request_id
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
@@ -64,8 +66,7 @@ class ClientChannel(Protocol):
         """Call back once when the client is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request head as received; header names are lower case."""
 
     method: str

@@ -65,9 +65,18 @@ class KeyedHashes:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._digests: dict[str, str] = {}
 
     def digest(self, address: str) -> str:
         """``hmac:1:`` and 24 hex digits for an IPv4 address or an IPv6 /64."""
+        found = self._digests.get(address)
+        if found is None:
+            if len(self._digests) >= MAX_CACHED:
+                self._digests.clear()
+            found = self._digests[address] = self._digest(address)
+        return found
+
+    def _digest(self, address: str) -> str:
         try:
             parsed = ipaddress.ip_address(address)
             packed = parsed.packed if parsed.version == 4 else parsed.packed[:8]  # noqa: PLR2004

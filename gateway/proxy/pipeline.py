@@ -21,7 +21,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from gateway.audit.summary import RefusalSummary
 from gateway.audit.writer import AuditLog

@@ -22,7 +22,7 @@ from gateway.audit.writer import AuditLog
 from gateway.core.protocols import LogUnavailable
 from gateway.policy.archive import read_archive
 from gateway.policy.findings import BundleError
-from gateway.policy.lifecycle import Lifecycle
+from gateway.policy.lifecycle import Lifecycle, Stage
 from gateway.proxy import refusals
 from gateway.proxy.pipeline import Pipeline
 from gateway.registry.snapshot import Delta, EpochGap, Snapshot, decode_delta
@@ -75,6 +75,7 @@ class DataWorker:
         self._heard_at = float("-inf")
         self._link: bus.Link | None = None
         self._applying = asyncio.Lock()
+        self._activating: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def registry_age(self) -> float:
@@ -166,30 +167,43 @@ class DataWorker:
             ended = await self.pipeline.inflight.touch(members, organisations)
             await link.send(bus.Applied(message.ticket, ended))
         elif isinstance(message, bus.BundleNews):
-            # Checks and tests take their time; registry news must not wait for them.
-            self._spawn(self._activate(link, message))
+            # Checks and tests take their time; registry news must not wait for them. Newer news
+            # end the wait for an engine that would never take what is no longer offered.
+            if self._activating is not None:
+                self._activating.cancel()
+            self._activating = self._spawn(self._activate(link, message))
 
     async def _activate(self, link: bus.Link, news: bus.BundleNews) -> None:
+        """Make a bundle the active one; an engine that does not take it is asked again, until it
+        does or there is another bundle."""
         async with self._applying:
-            ended = 0
-            findings: tuple[str, ...] = ()
-            try:
-                bundle = read_archive(news.archive, None)
-            except BundleError as error:
-                findings = tuple(error.findings)
-            else:
-                if bundle.id != news.revision:
-                    findings = ("the archive is not of the revision that it was sent as",)
-                else:
-                    activation = await self._lifecycle.activate(bundle)
-                    findings = activation.findings
-                    if activation.active:
-                        self.pipeline.revision_changed()
-                        ended = await self.pipeline.inflight.touch_all()
-            for finding in findings:
-                _log.error("policy_not_activated", finding=finding)
-            with suppress(ConnectionError):
-                await link.send(bus.Applied(news.ticket, ended, tuple(findings)))
+            told = False
+            while True:
+                ended, stage, findings = await self._attempt(news)
+                for finding in findings:
+                    _log.error("policy_not_activated", finding=finding)
+                if not told:
+                    with suppress(ConnectionError):
+                        await link.send(bus.Applied(news.ticket, ended, findings))
+                told = True
+                if stage is not Stage.TESTED:
+                    return
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _attempt(self, news: bus.BundleNews) -> tuple[int, Stage, tuple[str, ...]]:
+        """How many exchanges were ended, how far the bundle came, and what is wrong with it."""
+        try:
+            bundle = read_archive(news.archive, None)
+        except BundleError as error:
+            return 0, Stage.CANDIDATE, tuple(error.findings)
+        if bundle.id != news.revision:
+            finding = "the archive is not of the revision that it was sent as"
+            return 0, Stage.CANDIDATE, (finding,)
+        activation = await self._lifecycle.activate(bundle)
+        if not activation.active:
+            return 0, activation.stage, activation.findings
+        self.pipeline.revision_changed()
+        return await self.pipeline.inflight.touch_all(), activation.stage, ()
 
     async def _touch_all(self) -> None:
         await self.pipeline.inflight.touch_all()
@@ -238,10 +252,11 @@ class DataWorker:
             await act()
             await asyncio.sleep(seconds)
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """A background task that dies takes the worker along: a blind worker must not serve."""

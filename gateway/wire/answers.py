@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from gateway.core.facts import Wire
 
@@ -21,8 +21,7 @@ _MAX_TEXT: Final = 128
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens as the provider counted them.
 
     ``input_tokens`` is all input: on the Messages wire that is ``input_tokens`` plus cache
@@ -45,8 +44,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerFacts:
+class AnswerFacts(Struct, frozen=True):
     """``usage`` is ``None`` where the answer tells none.
 
     ``finish`` is the provider's own word (``stop``, ``end_turn``, ``refusal``, ``completed``, …);

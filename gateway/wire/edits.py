@@ -7,10 +7,10 @@ was read. An edited body is parsed again and must equal the judged document but 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from gateway.core.facts import Wire
 from gateway.wire.strict_json import parse
@@ -24,8 +24,7 @@ class EditFailed(Exception):
     """The edited body does not read as judged; a fault of the gateway."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(Struct, frozen=True):
     """What is to stand in the body. ``None`` and ``False`` leave a field as it is.
 
     ``safety_identifier`` replaces what the client sent. ``include_usage`` adds to

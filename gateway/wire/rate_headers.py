@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from gateway.core.clock import timestamp
 from gateway.core.refusal import LimitState
@@ -33,6 +34,32 @@ _UNITS: Final = {
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
+class _Family(NamedTuple):
+    """A vendor's three headers, and the kinds of limits that they speak of."""
+
+    kinds: tuple[str, ...]
+    limit: bytes
+    remaining: bytes
+    reset: bytes
+
+    @classmethod
+    def of(cls, form: bytes, *kinds: str) -> _Family:
+        """``form`` has a place for the word that tells the three apart."""
+        return cls(kinds, form % b"limit", form % b"remaining", form % b"reset")
+
+
+_OPENAI: Final = (
+    _Family.of(b"x-ratelimit-%s-requests", "requests"),
+    _Family.of(b"x-ratelimit-%s-tokens", "input_tokens", "output_tokens"),
+)
+_ANTHROPIC: Final = (
+    _Family.of(b"anthropic-ratelimit-requests-%s", "requests"),
+    _Family.of(b"anthropic-ratelimit-tokens-%s", "input_tokens", "output_tokens"),
+    _Family.of(b"anthropic-ratelimit-input-tokens-%s", "input_tokens"),
+    _Family.of(b"anthropic-ratelimit-output-tokens-%s", "output_tokens"),
+)
+
+
 def rate_headers(dialect: Dialect, limits: Sequence[LimitState], now: float) -> list[Header]:
     """All headers for these limits in the dialect's form, and the IETF ones.
 
@@ -41,81 +68,60 @@ def rate_headers(dialect: Dialect, limits: Sequence[LimitState], now: float) -> 
         limits: the states after an admission attempt; empty gives no headers.
         now: Unix seconds, the base of Anthropic's resets.
     """
+    if not limits:
+        return []
+    by_kind: dict[str, list[LimitState]] = {}
+    for limit in limits:
+        by_kind.setdefault(limit.kind, []).append(limit)
     if dialect is Dialect.ANTHROPIC:
-        return _ietf(limits) + _anthropic(limits, now)
-    return _ietf(limits) + _openai(limits)
+        return _ietf(limits) + _vendors(_ANTHROPIC, by_kind, partial(_moment, now))
+    return _ietf(limits) + _vendors(_OPENAI, by_kind, _duration)
 
 
 def _ietf(limits: Sequence[LimitState]) -> list[Header]:
     """``RateLimit-Policy`` and ``RateLimit`` as structured-field lists (RFC 9651)."""
-    if not limits:
-        return []
     policies, states = [], []
     for limit in limits:
         name = _UNSAFE.sub("-", f"{limit.name}.{limit.key}")
-        unit = _UNITS.get(limit.kind, "")
-        if limit.kind == "streams":
-            policies.append(f'"{name}";q={limit.limit}{unit}')
-            states.append(f'"{name}";r={_remaining(limit)}')
+        kind = limit.kind
+        if kind == "streams":
+            policies.append(f'"{name}";q={limit.limit}{_UNITS[kind]}')
+            states.append(f'"{name}";r={max(0, limit.remaining)}')
             continue
         window = max(1, math.ceil(limit.limit * limit.period_s / max(1, limit.rate)))
-        policies.append(f'"{name}";q={limit.limit}{unit};w={window}')
-        states.append(f'"{name}";r={_remaining(limit)};t={math.ceil(limit.reset_s)}')
+        policies.append(f'"{name}";q={limit.limit}{_UNITS.get(kind, "")};w={window}')
+        states.append(f'"{name}";r={max(0, limit.remaining)};t={math.ceil(limit.reset_s)}')
     return [
         (b"ratelimit-policy", ", ".join(policies).encode()),
         (b"ratelimit", ", ".join(states).encode()),
     ]
 
 
-def _openai(limits: Sequence[LimitState]) -> list[Header]:
-    requests = _binding(limits, "requests")
-    tokens = _binding(limits, "input_tokens", "output_tokens")
-    return [
-        *_triple(requests, b"x-ratelimit-%s-requests", _duration),
-        *_triple(tokens, b"x-ratelimit-%s-tokens", _duration),
-    ]
-
-
-def _anthropic(limits: Sequence[LimitState], now: float) -> list[Header]:
-    def moment(seconds: float) -> bytes:
-        return timestamp(math.ceil(now + seconds)).encode()
-
-    headers: list[Header] = []
-    for kinds, name in (
-        (("requests",), b"requests"),
-        (("input_tokens", "output_tokens"), b"tokens"),
-        (("input_tokens",), b"input-tokens"),
-        (("output_tokens",), b"output-tokens"),
-    ):
-        form = b"anthropic-ratelimit-" + name + b"-%s"
-        headers += _triple(_binding(limits, *kinds), form, moment)
+def _vendors(
+    families: Iterable[_Family],
+    by_kind: Mapping[str, Sequence[LimitState]],
+    reset: Callable[[float], bytes],
+) -> list[Header]:
+    headers = []
+    for family in families:
+        limits = [limit for kind in family.kinds for limit in by_kind.get(kind, ())]
+        if limits:
+            limit = limits[0] if len(limits) == 1 else max(limits, key=_pressure)
+            headers += [
+                (family.limit, b"%d" % limit.limit),
+                (family.remaining, b"%d" % max(0, limit.remaining)),
+                (family.reset, reset(limit.reset_s)),
+            ]
     return headers
 
 
-def _triple(
-    limit: LimitState | None, form: bytes, reset: Callable[[float], bytes]
-) -> Iterable[Header]:
-    if limit is None:
-        return ()
-    return (
-        (form % b"limit", b"%d" % limit.limit),
-        (form % b"remaining", b"%d" % _remaining(limit)),
-        (form % b"reset", reset(limit.reset_s)),
-    )
+def _pressure(limit: LimitState) -> tuple[float, float]:
+    """Largest for the limit that refused, or is nearest to refusing."""
+    return limit.retry_s, -max(0, limit.remaining) / max(1, limit.limit)
 
 
-def _binding(limits: Sequence[LimitState], *kinds: str) -> LimitState | None:
-    """The limit of these kinds that refused, or is nearest to refusing."""
-    candidates = [limit for limit in limits if limit.kind in kinds]
-    return max(
-        candidates,
-        key=lambda limit: (limit.retry_s, -_remaining(limit) / max(1, limit.limit)),
-        default=None,
-    )
-
-
-def _remaining(limit: LimitState) -> int:
-    return max(0, limit.remaining)
+def _moment(now: float, seconds: float) -> bytes:
+    return timestamp(math.ceil(now + seconds)).encode()
 
 
 def _duration(seconds: float) -> bytes:

@@ -9,8 +9,9 @@ the body: messages name the protocols' own field names only.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from gateway.core.facts import Program, ToolKind, Wire
 from gateway.core.reasons import Reason
@@ -34,8 +35,7 @@ _GUARDED: Final = frozenset(
 """Top-level fields that a decision rests on; a key that only resembles one is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBody:
+class RequestBody(Struct, frozen=True):
     """What the decision is made from, and the document for the edits.
 
     ``max_output_tokens`` is the largest bound that the body names, times the number of answers

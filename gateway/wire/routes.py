@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from gateway.core.facts import Wire
 from gateway.core.reasons import Reason
@@ -22,8 +23,7 @@ from gateway.wire.headers import Header
 __all__ = ["Route", "match"]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Where a request goes.
 
     ``wire`` is ``None`` for the health routes, which take no credential and answer 200 without a

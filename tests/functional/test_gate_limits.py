@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -129,7 +129,7 @@ class Caller:
             connector=aiohttp.TCPConnector(limit=0), headers=headers
         )
 
-    async def __aenter__(self) -> Caller:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -173,9 +173,7 @@ async def test_k49_k50_three_workers_admit_exactly_the_burst_of_500_concurrent_c
     assert len({each["log"] for each in intents}) == 3
 
 
-async def test_k52_k53_k54_reservations_conserve_through_every_ending(
-    gate: Gate, upstream: Upstream
-) -> None:
+async def test_k52_k53_k54_reservations_conserve_through_every_ending(gate: Gate) -> None:
     async with Caller(gate, await gate.member("thrifty")) as caller:
         calls = {"hi": 4, "stream": 4, "fail": 3, "break": 3}
         await asyncio.gather(
@@ -254,7 +252,7 @@ async def test_k51_without_valkey_restricted_models_are_denied_fast_and_recover(
             assert time.monotonic() < until, "did not recover"
 
 
-async def quantiles(caller: Caller, calls: int = 60) -> tuple[float, float]:
+async def quantiles(caller: Caller, calls: int = 50) -> tuple[float, float]:
     """Median and 99th percentile of calls one after the other, in milliseconds."""
     took: list[float] = []
     for _ in range(calls):
@@ -262,7 +260,7 @@ async def quantiles(caller: Caller, calls: int = 60) -> tuple[float, float]:
         assert status == 200
         took.append(seconds * 1000)
         await asyncio.sleep(0.005)
-    return statistics.median(took), sorted(took)[-1]
+    return statistics.median(took), max(took)
 
 
 @pytest.mark.parametrize("sender", ["member", "anonymous"])
@@ -278,7 +276,7 @@ async def test_a_flood_of_refusals_leaves_a_neighbours_p99_under_twice_its_value
         try:
             await asyncio.sleep(1.0)
             quiet, loud = [], []
-            for _ in range(7):
+            for _ in range(5):
                 process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(0.1)
                 quiet.append(await quantiles(caller))
