@@ -30,6 +30,7 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 __all__ = [
@@ -47,6 +48,12 @@ DEMO_MARKER = "demo.json"
 """The file that stamps a state directory as a demo's; ``serve`` refuses such a directory."""
 
 MIN_SECRET_CHARS = 16
+NOT_RETRIED = frozenset({400, 402, 403, 451})
+"""Statuses of a denial that clients take for an answer."""
+_NARROWEST = {4: 8, 6: 7}
+"""The shortest prefix of a trusted network: 10.0.0.0/8 and fc00::/7 are private ranges."""
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""IPv4 clients on an IPv6 socket (RFC 4291, section 2.5.5.2)."""
 WITHHELD = "withheld-from-this-process"
 """Stands in for a provider key where none is needed."""
 
@@ -72,9 +79,18 @@ def _address(text: str) -> str:
 
 
 def _network(text: str) -> str:
-    network = ipaddress.ip_network(text, strict=False)
-    if network.prefixlen == 0:
-        raise ValueError("trusts every address; list the proxies' own addresses")
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{text} is no address or network; write 192.0.2.7 or 192.0.2.0/24"
+        ) from None
+    mapped = network.version == 6 and network.subnet_of(_MAPPED)  # noqa: PLR2004 - IPv6
+    if network.prefixlen < _NARROWEST[network.version] + (_MAPPED.prefixlen if mapped else 0):
+        raise ValueError(
+            f"{text} trusts every address, or so many that it comes to the same; list the proxies' "
+            "own addresses"
+        )
     return str(network)
 
 
@@ -89,9 +105,16 @@ def _secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _denial_status(status: int) -> int:
+    if status not in NOT_RETRIED:
+        raise ValueError(f"{status} is retried by clients; use 400, 402, 403 or 451")
+    return status
+
+
 Address = Annotated[str, AfterValidator(_address)]
 TrustedNetwork = Annotated[str, AfterValidator(_network)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+DenialStatus = Annotated[int, AfterValidator(_denial_status)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
 
@@ -326,26 +349,17 @@ class Settings(BaseSettings):
     audit: Audit = Audit()
     egress: Egress = Egress()
     registry_max_age_s: Seconds = 30
-    denial_status: dict[Literal["chat", "responses", "openai", "anthropic"], int] = {}
+    denial_status: dict[Literal["chat", "responses", "openai", "anthropic"], DenialStatus] = {}
     appeal: Annotated[str, Field(max_length=120)] = "your organisation's administrator"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        findings = []
         if self.data.workers > 1 and self.limits.store == "memory":
-            findings.append(
+            raise ValueError(
                 f"data.workers is {self.data.workers} and limits.store is memory: every worker "
                 "would grant the whole limit; set limits.store: redis, or data.workers: 1"
             )
-        for dialect, status in self.denial_status.items():
-            if status not in (400, 402, 403, 451):
-                findings.append(
-                    f"denial_status.{dialect} is {status}; clients retry it (use 400, 402, 403 "
-                    "or 451)"
-                )
-        if findings:
-            raise ValueError("; ".join(findings))
         return self
 
     @classmethod
@@ -378,7 +392,7 @@ def load(
         ConfigurationError: with every finding.
     """
     document = _read_yaml(path) if path is not None else {}
-    document = _merge(document, EnvSettingsSource(Settings)())
+    document = _merge(document, _read_environment())
     if not provider_keys:
         _withhold_provider_keys(document)
     settings = _validate(document)
@@ -437,8 +451,10 @@ def _validate(document: dict[str, Any]) -> Settings:
 def _echo(entry: Any, pruned: set[tuple[Any, ...]]) -> bool:
     """Whether a finding only says that something is missing which we took out ourselves."""
     path = entry["loc"]
-    absent = entry["type"] == "missing" or "missing" in entry["msg"]
-    return path in pruned or (absent and any(loc[: len(path)] == path for loc in pruned))
+    below = {loc[len(path)] for loc in pruned if loc[: len(path)] == path and loc != path}
+    emptied = bool(below) and entry["type"] in ("missing", "too_short")
+    missed = "missing" in entry["msg"] and any(str(name) in entry["msg"] for name in below)
+    return path in pruned or emptied or missed
 
 
 def _prune(document: Any, path: tuple[Any, ...]) -> None:
@@ -472,7 +488,13 @@ def provider_key(upstream: Upstream) -> str | None:
         return upstream.key.get_secret_value()
     if upstream.key_file is None:
         return None
-    return _secret(SecretStr(upstream.key_file.read_text().strip())).get_secret_value()
+    try:
+        text = upstream.key_file.read_text("ascii")
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise ValueError("holds characters that cannot stand in a header") from None
+    return _secret(SecretStr(text.strip())).get_secret_value()
 
 
 def child_environment(*, keep_provider_keys: bool) -> dict[str, str]:
@@ -494,6 +516,23 @@ def environment_value(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def _read_environment() -> dict[str, Any]:
+    prefix, delimiter = "SLUICEGATE_", "__"
+    ours = [name for name in os.environ if name.upper().startswith(prefix) and delimiter in name]
+    findings = [
+        f"{name}: no such key; check its spelling"
+        for name in ours
+        if name[len(prefix) :].partition(delimiter)[0].lower() not in Settings.model_fields
+    ]
+    try:
+        values = EnvSettingsSource(Settings)()
+    except SettingsError as error:  # names the section; its cause would quote the value
+        findings.append(f"environment: {error}")
+    if findings:
+        raise ConfigurationError(findings)
+    return values
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML without the surprise of a key that is written twice."""
 
@@ -502,8 +541,10 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str | int | float | bool | None):
+            raise ConfigurationError([f"line {line}: a key is a plain word"])
         if key in seen:
-            line = key_node.start_mark.line + 1
             raise ConfigurationError([f"{key}: written twice (line {line}); keep one"])
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
@@ -514,9 +555,11 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _c
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.load(path.read_text(), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError([f"{path}: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError([f"{path}: not UTF-8 text"]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Child:
     """One process and how to start it."""
 
     name: str
+    module: str
     arguments: Sequence[str]
     sockets: Sequence[socket.socket]
     keep_provider_keys: bool
@@ -86,8 +88,9 @@ class Supervisor:
         self._children = [
             Child(
                 "control",
+                "gateway.app.control",
                 [
-                    *("run", "control", *common),
+                    *common,
                     *("--fd", str(console.fileno()), "--fd", str(ops.fileno())),
                 ],
                 [console, ops],
@@ -96,8 +99,9 @@ class Supervisor:
             *(
                 Child(
                     f"data-{index}",
+                    "gateway.app.data",
                     [
-                        *("run", "data", *common),
+                        *common,
                         *("--index", str(index), "--fd", str(data.fileno())),
                     ],
                     [data],
@@ -106,13 +110,12 @@ class Supervisor:
                 for index in range(self.settings.data.workers)
             ),
         ]
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
             for child in self._children:
                 await self._spawn(child)
             await self._until_ready(ControlClient(state.control_socket))
-        except BaseException:
-            await self.stop()
-            raise
+            undo.pop_all()
         for child in self._children:
             child.watcher = asyncio.create_task(self._watch(child))
 
@@ -150,7 +153,7 @@ class Supervisor:
         child.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.cli",
+            child.module,
             *child.arguments,
             stdin=asyncio.subprocess.PIPE,
             env=child_environment(keep_provider_keys=child.keep_provider_keys),

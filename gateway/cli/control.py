@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway import app as processes
+from gateway.app.control import CANNOT_OPEN, open_control_plane
 from gateway.audit.segments import LogCorrupt
-from gateway.cli.serve import CANNOT_START, read_settings
+from gateway.cli.serve import read_settings
 from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, fail, warn
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
 from gateway.control.plane import ControlPlane, latest_rows
@@ -130,7 +130,7 @@ def reach(directory: str, config: Path | None = None, *, write: bool) -> Iterato
         logs.configure("CRITICAL", sys.stderr)  # findings are said in words below
         if write:
             settings = settings or _settings(state, config)
-            plane = processes.open_control_plane(settings)
+            plane = open_control_plane(settings)
             opened.callback(plane.log.close)
             registry = plane.registry
         else:
@@ -239,5 +239,5 @@ def _explained(state: StateDirectory) -> Iterator[None]:
         )
     except LogCorrupt as error:
         fail(f"the log is damaged: {error}", "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
-    except (RegistryUnavailable, *CANNOT_START) as error:
+    except (RegistryUnavailable, *CANNOT_OPEN) as error:
         fail(str(error), code=EXIT_UNAVAILABLE)

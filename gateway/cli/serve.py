@@ -1,20 +1,15 @@
-"""``serve``, ``init``, ``status``, and the hidden ``run`` that the supervisor starts."""
+"""``serve``, ``init`` and ``status``."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvloop
 
-from gateway import app as processes
-from gateway.audit.note import NoteError
-from gateway.audit.segments import LogCorrupt
 from gateway.cli.terminal import (
     EXIT_NO,
     EXIT_UNAVAILABLE,
@@ -27,10 +22,6 @@ from gateway.cli.terminal import (
     table,
 )
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
-from gateway.core.protocols import LimiterUnavailable, LogUnavailable
-from gateway.limits.redis import ScriptingUnavailable
-from gateway.registry.mac import KeyFileRefused
-from gateway.registry.store import StoreUnavailable
 from gateway.settings import ConfigurationError, Settings, load
 from gateway.state import StateDirectory, StateInUse
 from gateway.supervisor import StartFailed, Supervisor
@@ -41,19 +32,6 @@ Config = Annotated[Path, typer.Option("--config", help="The configuration file."
 Dev = Annotated[
     bool, typer.Option("--dev", help="Allow a policy directory as source; not for production.")
 ]
-
-CANNOT_START = (
-    LogCorrupt,
-    LogUnavailable,
-    NoteError,
-    StoreUnavailable,
-    KeyFileRefused,
-    ScriptingUnavailable,
-    LimiterUnavailable,
-    ValueError,
-    OSError,
-)
-"""What a process may find on its disk or in its stores that keeps it from starting."""
 
 
 def read_settings(
@@ -81,10 +59,17 @@ async def supervise(supervisor: Supervisor, ready: asyncio.Event | None = None) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    await supervisor.start()
+    starting = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return
+    await starting
     if ready is not None:
         ready.set()
-    await stopped.wait()
+    await stopping
     supervisor.say("stopping: running exchanges may finish")
     await supervisor.stop()
 
@@ -94,7 +79,6 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(init)
     app.command()(status)
-    app.command(hidden=True)(run)
 
 
 def serve(config: Config = Path("sluicegate.yaml"), dev: Dev = False) -> None:
@@ -192,25 +176,3 @@ def _show(report: dict[str, Any]) -> None:
 def _share(worker: dict[str, Any]) -> str:
     asked = worker.get("memo_hits", 0) + worker.get("memo_misses", 0)
     return f"{100 * worker['memo_hits'] / asked:.0f} %" if asked else "-"
-
-
-def run(
-    process: Annotated[str, typer.Argument()],
-    config: Config,
-    fd: Annotated[list[int], typer.Option()],
-    index: Annotated[int, typer.Option()] = 0,
-    dev: Dev = False,
-    demo: Annotated[bool, typer.Option()] = False,
-) -> None:
-    """One process of the gateway, on sockets that the supervisor bound."""
-    settings = read_settings(config, dev=dev, demo=demo)
-    sockets = [socket.socket(fileno=each) for each in fd]
-    for each in sockets:
-        each.setblocking(False)
-    try:
-        if process == "control":
-            uvloop.run(processes.run_control(settings, sockets[0], sockets[1]))
-        else:
-            uvloop.run(processes.run_data_worker(settings, index, sockets[0]))
-    except CANNOT_START as error:
-        fail(f"{process}: {error}", code=EXIT_UNAVAILABLE)

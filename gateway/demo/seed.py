@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from gateway import app
+from gateway.app.control import open_control_plane
+from gateway.app.opening import open_log
 from gateway.control.plane import ControlPlane
 from gateway.identity import api_keys
 from gateway.policy.bundle import read_directory
@@ -166,14 +167,14 @@ async def seed(directory: DemoDirectory, ports: Ports, practice_url: str) -> Non
 
 async def _people(directory: DemoDirectory) -> dict[str, str]:
     settings = load(directory.configuration, dev=True, demo=True)
-    plane = app.open_control_plane(settings)
+    plane = open_control_plane(settings)
     try:
         keys = await _add_people(plane)
     finally:
         plane.registry.close()
         await plane.log.aclose()
     for index in range(settings.data.workers):  # the workers' logs and keys, for demo.json
-        log = app.open_log(directory.state, f"data-{index}", settings)
+        log = open_log(directory.state, f"data-{index}", settings)
         await log.aclose()
     return keys
 

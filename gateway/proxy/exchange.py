@@ -161,6 +161,7 @@ class Exchange:
     """The code of an error that the answer itself told, be it inside a stream of status 200."""
     # 8 Settle
     refusal: Refusal | None = None
+    settled: bool = False
     outcome_recorded: bool = False
 
     # Interruption

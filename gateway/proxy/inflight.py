@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -37,8 +36,8 @@ class Inflight:
         self._clock = clock
         self._recheck = recheck
         self._exchanges: dict[str, Exchange] = {}
-        self._due: list[tuple[float, int, Exchange]] = []
-        self._order = itertools.count()
+        # By id: an entry must not keep alive an exchange that has long been answered.
+        self._due: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -61,9 +60,10 @@ class Inflight:
             self.idle.set()
 
     def schedule(self, exchange: Exchange) -> None:
-        """Ask again when ``exchange.valid_until`` (Unix seconds) has come."""
-        heapq.heappush(self._due, (exchange.valid_until, next(self._order), exchange))
-        if self._due[0][2] is exchange:
+        """Ask again when ``exchange.valid_until`` (Unix seconds) has come; whoever changes that
+        schedules it anew."""
+        heapq.heappush(self._due, (exchange.valid_until, exchange.request_id))
+        if self._due[0][1] == exchange.request_id:
             self._wake.set()
 
     async def touch(self, members: set[str], organisations: set[str]) -> int:
@@ -110,22 +110,25 @@ class Inflight:
                 continue
             due = []
             while self._due and self._due[0][0] <= self._clock.now():
-                exchange = heapq.heappop(self._due)[2]
-                if exchange.request_id in self._exchanges:
+                when, request_id = heapq.heappop(self._due)
+                exchange = self._exchanges.get(request_id)
+                if exchange is not None and when == exchange.valid_until:
                     due.append(exchange)
             await self._sift(due)
-            for exchange in due:
-                if exchange.interruption is None and exchange.request_id in self._exchanges:
-                    self.schedule(exchange)
 
     async def _sift(self, exchanges: Iterable[Exchange]) -> int:
         ended = 0
         started = time.monotonic()
         for exchange in exchanges:
+            before = exchange.valid_until
             refusal = await self._recheck(exchange)
-            if refusal is not None and exchange.request_id in self._exchanges:
+            if exchange.request_id not in self._exchanges:
+                continue
+            if refusal is not None:
                 exchange.interrupt(refusal)
                 ended += 1
+            elif exchange.valid_until != before:
+                self.schedule(exchange)
             if time.monotonic() - started > SLICE_S:
                 await asyncio.sleep(0)
                 started = time.monotonic()

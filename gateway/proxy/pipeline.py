@@ -88,6 +88,7 @@ LISTED_WIRES = {
 }
 """The wires whose models stand in a list, by whether Anthropic's list was asked for."""
 GENERATING = frozenset({Wire.CHAT, Wire.RESPONSES, Wire.MESSAGES})
+DECIDE_ATTEMPTS = 3
 BYTES_PER_TOKEN = 3
 """An estimate for reservations, on the high side; settlement corrects it."""
 
@@ -307,20 +308,18 @@ class Pipeline:
         since = time.monotonic()
         parsed = exchange.parsed
         exchange.decision_id = new_decision_id()
-        revision = self._revision()
         action = action_of(exchange.wire, parsed)
         with waiting(exchange):
-            judged = [
-                await self._judge(exchange, revision, action, name)
-                for name in dict.fromkeys((parsed.model, *parsed.other_models))
-            ]
+            judged = await self._judge_all(exchange, action, (parsed.model, *parsed.other_models))
             _, facts, binding = max(judged, key=lambda one: one[2].decision.effect.severity)
             exchange.requested = judged[0][1].resource.id
             exchange.judgement, exchange.reached = binding, Step.DECIDE
             effect = binding.decision.effect
             if effect is Effect.DOWNGRADE:
                 substitute = binding.decision.model if len(judged) == 1 else None
-                judged = [await self._judge(exchange, revision, action, substitute or "")]
+                judged = await self._judge_all(exchange, action, (substitute or "",))
+                if judged[0][2].revision != binding.revision:
+                    raise Refused(refusals.POLICY_ERROR)  # offered by another revision
                 if judged[0][2].decision.effect is not Effect.ALLOW:
                     raise Refused(refusals.downgrade_refused(exchange.decision_id))
                 exchange.judgement = recording.downgraded(binding, judged[0][2])
@@ -335,6 +334,20 @@ class Pipeline:
         exchange.valid_until = min(one[2].valid_until for one in judged)
         self.inflight.schedule(exchange)
         exchange.clock_step("decide", since)
+
+    async def _judge_all(
+        self, exchange: Exchange, action: object, names: Sequence[str]
+    ) -> list[tuple[CatalogueEntry | None, Facts, Judgement]]:
+        """Judge under one revision and one state of the caller. Where an engine takes its time,
+        either may change meanwhile; until this returns a re-check finds nothing to ask again."""
+        for _ in range(DECIDE_ATTEMPTS):
+            revision, principal = self._revision(), exchange.principal
+            judged = [
+                await self._judge(exchange, revision, action, name) for name in dict.fromkeys(names)
+            ]
+            if self.judge.revision is revision and exchange.principal is principal:
+                return judged
+        raise Refused(refusals.POLICY_ERROR)
 
     async def _judge(
         self, exchange: Exchange, revision: Revision, action: object, name: str
@@ -531,8 +544,9 @@ class Pipeline:
         await self.log.append(recording.outcome(exchange))
 
     async def _give_back(self, exchange: Exchange) -> None:
-        """Settle the reservation, if there is one; only the first time counts."""
-        if exchange.reservation is not None:
+        """Settle the reservation, if there is one that is not yet settled."""
+        if exchange.reservation is not None and not exchange.settled:
+            exchange.settled = True
             await exchange.reservation.settle(recording.tokens_used(exchange))
             self.budgets.note(exchange.principal.member.id, exchange.reservation.states)
 
@@ -632,16 +646,18 @@ class Pipeline:
         context = context_of(self.clock, exchange.network, self.budgets.of(principal.member.id))
         valid_until = float("inf")
         for facts in exchange.standing:
-            now = facts_of(subject, facts.action, facts.resource.id, context)
+            current = facts_of(subject, facts.action, facts.resource.id, context)
             try:
-                judgement = await self.judge.judge(now)
+                judgement = await self.judge.judge(current)
             except EngineUnavailable:
                 self.metrics.engine_error()
                 return refusals.POLICY_ERROR
             if judgement.decision.effect is not Effect.ALLOW:
                 return refusals.withdrawn(judgement, exchange.decision_id)
             valid_until = min(valid_until, judgement.valid_until)
-        exchange.valid_until = valid_until
+        if exchange.standing:
+            now = self.clock.now()  # a rule that says that it is over is asked once a second
+            exchange.valid_until = valid_until if valid_until > now else now + 1
         return None
 
     def revision_changed(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from gateway.core.protocols import LogUnavailable
 from gateway.core.reasons import Reason
@@ -42,6 +42,8 @@ HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = 403
 HTTP_REDIRECTION = 300
 HTTP_ERROR = 400
+
+_NO_WAIT = nullcontext()
 
 
 class Relay:
@@ -175,20 +177,17 @@ class Relay:
             sent.append((b"content-length", b"%d" % response.content_length))
         exchange.answer.status = response.status
         try:
-            async with asyncio.timeout(self._stall_timeout_s):
+            async with self._patience(exchange):
                 await exchange.channel.start(response.status, sent + self._answer_headers(exchange))
         except TimeoutError:  # it has not even taken the answer before this one
             raise Refused(refusals.CLIENT_STALLED) from None
 
     async def _write(self, exchange: Exchange, data: bytes, *, more: bool = True) -> None:
-        if exchange.channel.write_paused:
-            try:
-                async with asyncio.timeout(self._stall_timeout_s):
-                    await exchange.channel.write(data, more=more)
-            except TimeoutError:
-                raise Refused(refusals.CLIENT_STALLED) from None
-        else:
-            await exchange.channel.write(data, more=more)
+        try:
+            async with self._patience(exchange):
+                await exchange.channel.write(data, more=more)
+        except TimeoutError:
+            raise Refused(refusals.CLIENT_STALLED) from None
         answer = exchange.answer
         if not answer.first_byte_at:
             answer.first_byte_at = time.monotonic()
@@ -213,10 +212,16 @@ class Relay:
             exchange.answer.complete = False
             raise Refused(refusals.LOG_UNAVAILABLE) from None
         try:
-            async with asyncio.timeout(self._stall_timeout_s):
+            async with self._patience(exchange):
                 await exchange.channel.write(data, more=more)
         except TimeoutError:
             exchange.channel.abort()
+
+    def _patience(self, exchange: Exchange) -> AbstractAsyncContextManager[object]:
+        """The stall timeout, where the next write would wait; elsewhere it is not worth a timer."""
+        if exchange.channel.write_paused:
+            return asyncio.timeout(self._stall_timeout_s)
+        return _NO_WAIT
 
     async def _close(self, exchange: Exchange) -> None:
         await exchange.channel.write(b"", more=False)

@@ -2,8 +2,9 @@
 
 Towards the provider unknown headers pass (clients and providers pair them with body fields), so
 what must not pass is listed: hop-by-hop headers and those that ``Connection`` names, every form of
-client credential, everything a proxy says about the client, the provider's account selectors, and
-our own prefix (K4). Towards the client only what is listed passes: the upstream's rate limits,
+client credential, everything a proxy says about the client, the provider's account selectors,
+whatever names a model (some endpoints route by it; the body alone was judged, K1), and our own
+prefix (K4). Towards the client only what is listed passes: the upstream's rate limits,
 cookies and account names are not the client's.
 
 A header whose name is no token, or whose value could end a line, never passes in either direction.
@@ -56,6 +57,7 @@ _DROPPED_PREFIXES: Final = (
     b"ssl-client-",
     b"x-sluicegate-",
 )
+_MODEL_WORDS: Final = frozenset({b"model", b"models"})
 
 _RENAMED: Final[Mapping[bytes, bytes]] = {
     b"x-request-id": b"x-upstream-request-id",
@@ -101,6 +103,8 @@ def upstream_request_headers(
         # Some servers read ``_`` as ``-``, so both spellings are dropped.
         plain = name.replace(b"_", b"-")
         if name in dropped or plain in dropped or plain.startswith(_DROPPED_PREFIXES):
+            continue
+        if not _MODEL_WORDS.isdisjoint(plain.split(b"-")):
             continue
         if _NAME.match(name) and not _UNSAFE_VALUE.search(value):
             headers.append((name, value))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from gateway.core.clock import timestamp
@@ -82,19 +82,26 @@ def _ietf(limits: Sequence[LimitState]) -> list[Header]:
     """``RateLimit-Policy`` and ``RateLimit`` as structured-field lists (RFC 9651)."""
     policies, states = [], []
     for limit in limits:
-        name = _UNSAFE.sub("-", f"{limit.name}.{limit.key}")
-        kind = limit.kind
-        if kind == "streams":
-            policies.append(f'"{name}";q={limit.limit}{_UNITS[kind]}')
-            states.append(f'"{name}";r={max(0, limit.remaining)}')
-            continue
-        window = max(1, math.ceil(limit.limit * limit.period_s / max(1, limit.rate)))
-        policies.append(f'"{name}";q={limit.limit}{_UNITS.get(kind, "")};w={window}')
-        states.append(f'"{name}";r={max(0, limit.remaining)};t={math.ceil(limit.reset_s)}')
+        name, policy = _policy(limit.name, limit.key, limit.limit, limit.period_s, limit.rate)
+        policies.append(policy)
+        reset = "" if limit.kind == "streams" else f";t={math.ceil(limit.reset_s)}"
+        states.append(f"{name};r={max(0, limit.remaining)}{reset}")
     return [
         (b"ratelimit-policy", ", ".join(policies).encode()),
         (b"ratelimit", ", ".join(states).encode()),
     ]
+
+
+@lru_cache(maxsize=4096)
+def _policy(name: str, key: str, burst: int, period_s: int, rate: int) -> tuple[str, str]:
+    """What stays the same of a limit: its quoted name, and its item of ``RateLimit-Policy``."""
+    quoted = '"' + _UNSAFE.sub("-", f"{name}.{key}") + '"'
+    kind = name.partition(".")[0]
+    unit = _UNITS.get(kind, "")
+    if kind == "streams":
+        return quoted, f"{quoted};q={burst}{unit}"
+    window = max(1, math.ceil(burst * period_s / max(1, rate)))
+    return quoted, f"{quoted};q={burst}{unit};w={window}"
 
 
 def _vendors(

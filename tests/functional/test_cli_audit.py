@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gateway import app as processes
+from gateway.app.opening import open_log
 from gateway.audit import records as r
 from gateway.audit.note import SigningKey
 from gateway.audit.read import LogReader
@@ -79,7 +79,7 @@ def subject_key(state):
 def write(operator, *records, shard="data-0", facts=None):
     """Records as a data worker writes them, the first with facts."""
     settings = load(operator.config, dev=True)
-    with processes.open_log(operator.state, shard, settings) as log:
+    with open_log(operator.state, shard, settings) as log:
         for number, record in enumerate(records):
             sealed = (facts, subject_key(operator.state)) if facts and number == 0 else ()
             log.append_sync(record, *sealed)

@@ -5,6 +5,7 @@ the record says so. A client that reads nothing costs bounded memory and is cut 
 """
 
 import asyncio
+import itertools
 import re
 import socket
 from pathlib import Path
@@ -13,7 +14,18 @@ import pytest
 import pytest_asyncio
 
 from tests.support import raw
-from tests.support.calls import CHAT, MESSAGES, RESPONSES, WIRES, Call, Ticking, answered, tag_of
+from tests.support.calls import (
+    CHAT,
+    MESSAGES,
+    RESPONSES,
+    WIRES,
+    Call,
+    Ticking,
+    answered,
+    silent,
+    tag_of,
+    unfinished,
+)
 from tests.support.gate import PROVIDER_KEY, Gate, running_gate
 from tests.support.upstream import Received, Reply, Upstream, event
 
@@ -41,15 +53,11 @@ async def script(request: Received, reply: Reply) -> None:
     """What the tag says; by default a stream, or a small whole answer."""
     kind = tag_of(request).partition("-")[0]
     if kind == "silent":
-        await reply.until_closed()
+        await silent(request, reply)
     elif kind == "mid":
         await Ticking(every_s=0.02)(request, reply)
     elif kind == "part":
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
-        for piece in (head, b" " * 100, b" " * 100):
-            reply.writer.write(piece)
-            await asyncio.sleep(0.05)
-        await reply.until_closed()
+        await unfinished(request, reply)
     elif kind == "flood":
         await reply.start_stream()
         while True:
@@ -334,34 +342,42 @@ def sockets(local: int, remote: int) -> list[list[str]]:
     return [row for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
 
 
-@pytest.mark.parametrize("last", ["relayed", "own", "closing"])
-async def test_k41_a_client_that_asks_and_asks_and_reads_no_answer_is_cut(gate, last):
-    """Whichever answer it is that finds no room: a relayed one, one of the gateway's own, or one
-    that is complete and waits in a connection that closes."""
-    member = f"asker-{last}"
-    key = await gate.member(member)
-    call = await deaf(gate, CHAT, key, "ok-0")
+async def ask_without_reading(gate: Gate, upstream: Upstream, last: str) -> float:
+    """Ask until the kernel takes no more and one answer waits in the gateway, then ask for
+    ``last``. Returns the seconds after which the connection is reset."""
+    key = await gate.member(f"asker-{last}")
+    call = await deaf(gate, CHAT, key, "big-0")
     port = call.connection.writer.get_extra_info("sockname")[1]
-    big = raw.request(CHAT.target, CHAT.body("big-1", stream=False), key=key)
-    small = raw.request("/v1/models", key=key)
+    big = raw.request(CHAT.target, CHAT.body(f"big-{last}", stream=False), key=key)
+    own = raw.request("/v1/models", key=key)
     closing = raw.request("/v1/models", key=key, headers={"connection": "close"})
-    fill = small if last == "closing" else big
-    queued, now, sent = -1, 0, 1
-    while (
-        now != queued or not now
-    ):  # until the kernel takes no more: the last answer waits in the gateway
-        await recorded(gate, "access.outcome", member, sent)
+    queued, now = -1, 0
+    for sent in itertools.count():
+        while sum(tag_of(one) == f"big-{last}" for one in upstream.received) < sent:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         queued, now = now, int(sockets(gate.port, port)[0][4].partition(":")[0], 16)
-        call.connection.writer.write(fill)
-        sent += fill is big
-    for final in {"relayed": [big, big], "own": [big, small], "closing": [closing]}[last]:
-        await asyncio.sleep(0.1)
-        call.connection.writer.write(final)
+        if now and now == queued:
+            break
+        call.connection.writer.write(big)
+    await asyncio.sleep(0.1)
+    call.connection.writer.write({"relayed": big, "own": own, "closing": closing}[last])
     loop = asyncio.get_running_loop()
     since = loop.time()
     while sockets(port, gate.port):
         await asyncio.sleep(0.02)
-        assert loop.time() - since < 4, "it still holds its connection"
-    print(f"{last}: reset {loop.time() - since:.2f} s after it took nothing more")
+        assert loop.time() - since < 4, f"{last}: it still holds its connection"
     call.gone()
+    return loop.time() - since
+
+
+async def test_k41_a_client_that_asks_and_asks_and_reads_no_answer_is_cut(gate, upstream):
+    """Whichever answer it is that finds no room: a relayed one, one of the gateway's own, or one
+    that is complete and waits in a connection that closes."""
+    kinds = ["relayed", "own", "closing"]
+    for kind, took in zip(
+        kinds,
+        await asyncio.gather(*(ask_without_reading(gate, upstream, kind) for kind in kinds)),
+        strict=True,
+    ):
+        print(f"{kind}: reset {took:.2f} s after it took nothing more")

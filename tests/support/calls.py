@@ -147,6 +147,20 @@ async def answered(gate: Gate, wire: Wire, key: str, body: bytes = b"") -> raw.A
     return answer
 
 
+async def silent(_request: Received, reply: Reply) -> None:
+    """An upstream script that takes the call and says nothing."""
+    await reply.until_closed()
+
+
+async def unfinished(_request: Received, reply: Reply) -> None:
+    """An upstream script: a whole answer of which the end never comes."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+    for piece in (head, b" " * 100, b" " * 100):
+        reply.writer.write(piece)
+        await asyncio.sleep(0.05)
+    await reply.until_closed()
+
+
 @dataclass
 class Ticking:
     """An upstream script: streams one event each ``every_s`` until told to ``finish``.

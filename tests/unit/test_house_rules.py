@@ -21,6 +21,7 @@ ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 EDGES = {
     "gateway/audit/writer.py": "the writer's thread: a dead one would leave its waiters hanging",
+    "gateway/cli/main.py": "the command line: a person never sees a traceback",
     "gateway/policy/embedded.py": "the engine panics with a BaseException (K28)",
     "gateway/policy/opa.py": "the client's errors have no common base (K32)",
     "gateway/proxy/entry.py": "the ASGI boundary: a fault becomes the dialect's own error",

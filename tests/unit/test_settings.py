@@ -1,0 +1,245 @@
+"""Settings hold, or every finding is told at once: in words, with its key's path, no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import ConfigurationError, Settings, child_environment, load, provider_key
+
+KEY = "sk-canary-0123456789abcdef"
+GOOD: dict[str, Any] = {
+    "upstreams": {"openai": {"url": "https://api.example.com", "kind": "openai", "key": KEY}},
+}
+Read = Callable[..., Settings]
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Load a document, by default a good one with these sections over it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules").mkdir()
+
+    def load_it(text: str | bytes | None = None, dev: bool = True, **sections: Any) -> Settings:
+        path = tmp_path / "sluicegate.yaml"
+        document = {**GOOD, "policy": {"directory": "rules"}, **sections}
+        if text is None:
+            text = yaml.safe_dump(document)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load(path, dev=dev)
+
+    return load_it
+
+
+def findings(read: Read, *args: Any, **sections: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as refused:
+        read(*args, **sections)
+    for finding in refused.value.findings:
+        assert KEY not in finding
+    return refused.value.findings
+
+
+def test_control_a_good_configuration_loads(read: Read) -> None:
+    settings = read()
+    assert settings.data.listen == "127.0.0.1:8080"
+    assert provider_key(settings.upstreams["openai"]) == KEY
+    assert KEY not in repr(settings)
+
+
+def test_everything_that_is_wrong_is_told_at_once_with_its_path(read: Read) -> None:
+    found = findings(
+        read,
+        dev=False,
+        data={
+            "listen": "0.0.0.0:8080",
+            "workers": 3,
+            "trusted_proxies": ["0.0.0.0/0", "10.0.0.300"],
+            "max_body_bytes": 12,
+            "head_timeout_s": "soon",
+        },
+        console={"listen": "localhost:8081"},
+        ops={"listen": "127.0.0.1:99999", "colour": "red"},
+        upstreams={
+            "openai": {"url": "https://api.example.com", "kind": "openai", "key": ""},
+            "anthropic": {"url": "http://api.example.com", "kind": "anthropic", "key": KEY},
+            "vllm": {"url": "https://x.example.com/v1", "kind": "vllm", "key": "short"},
+        },
+        policy={"engine": "opal", "bundle": "policies.tar.gz"},
+        limts={"store": "redis"},
+        denial_status={"chat": 429},
+        log_level="loud",
+    )
+    expected = {
+        "data": "reachable from outside without TLS",
+        "data.trusted_proxies.0": "trusts every address",
+        "data.trusted_proxies.1": "no address or network",
+        "data.max_body_bytes": "1024",
+        "data.head_timeout_s": "number",
+        "console.listen": "write an IP address and a port",
+        "ops.listen": "0 to 65535",
+        "ops.colour": "no such key",
+        "upstreams.openai.key": "is empty",
+        "upstreams.anthropic": "in the clear",
+        "upstreams.vllm.key": "shorter than 16 characters",
+        "policy.engine": "'embedded' or 'opa'",
+        "policy": "verification_key: missing",
+        "limts": "no such key",
+        "log_level": "'debug'",
+        "denial_status.chat": "429 is retried by clients",
+    }
+    for path, words in expected.items():
+        assert any(each.startswith(f"{path}: ") and words in each for each in found), (
+            f"{path}: {words} not in {found}"
+        )
+    assert not [each for each in found if "Input should be" in each and "\n" in each]
+
+
+def test_a_finding_about_several_keys_is_told_like_any_other(read: Read) -> None:
+    found = findings(read, data={"workers": 2, "drain_s": -1})
+    assert found[0].startswith("data.drain_s: ")
+    assert found[1].startswith("settings: data.workers is 2 and limits.store is memory")
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "::ffff:0:0/96", "2000::/3", "0.0.0.0/7"],
+)
+def test_k4_a_trusted_proxy_of_everything_is_refused(read: Read, network: str) -> None:
+    (finding,) = findings(read, data={"trusted_proxies": [network]})
+    assert finding.startswith("data.trusted_proxies.0: ")
+    assert "list the proxies' own addresses" in finding
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "fc00::/7", "192.0.2.7", "::ffff:10.0.0.0/104"])
+def test_control_a_private_network_may_be_trusted(read: Read, network: str) -> None:
+    assert read(data={"trusted_proxies": [network]}).data.trusted_proxies
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [
+        ("", "is empty"),
+        ("    ", "is empty"),
+        ("changeme", "shorter than"),
+        (f" {KEY}", "white space"),
+        (f"{KEY}\r\nx-admin: 1", "white space"),
+        ("schlüssel-0123456789", "characters that cannot stand"),
+    ],
+)
+def test_k21_empty_short_and_unusable_secrets_are_refused(
+    read: Read, tmp_path: Path, secret: str, words: str
+) -> None:
+    upstream = {"url": "https://api.example.com", "kind": "openai"}
+    (finding,) = findings(read, upstreams={"openai": {**upstream, "key": secret}})
+    assert finding.startswith("upstreams.openai.key: ")
+    assert words in finding
+    file = tmp_path / "key"
+    file.write_text(secret)
+    if secret.strip() == secret:  # white space at a file's ends is an editor's
+        (finding,) = findings(read, upstreams={"openai": {**upstream, "key_file": str(file)}})
+        assert finding.startswith("upstreams.openai.key_file: ")
+
+
+def test_k21_an_empty_redis_url_or_opa_token_is_refused(read: Read) -> None:
+    found = findings(
+        read,
+        limits={"store": "redis", "redis_url": ""},
+        policy={"directory": "rules", "engine": "opa", "opa": {"token": "x"}},
+    )
+    assert {each.partition(":")[0] for each in found} == {"limits.redis_url", "policy.opa.token"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("log_level: info\nlog_level: debug\n", "log_level: written twice (line 2)"),
+        ("data:\n  workers: 1\n  workers: 2\n", "workers: written twice (line 3)"),
+        ("data: [1\n", "line 2"),
+        ("- data\n", "the top level is a mapping"),
+        ("just words", "the top level is a mapping"),
+        ("? [a, b]\n: c\n", "line 1: a key is a plain word"),
+        ("state_dir: !!python/object/apply:os.getcwd []\n", "line 1"),
+        (b"state_dir: \xff\xfe\n", "not UTF-8"),
+        ("data: 7\n", "data: "),
+        ("", "upstreams: missing"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_told_in_words(
+    read: Read, text: str | bytes, words: str
+) -> None:
+    assert any(words in each for each in findings(read, text))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_the_environment_comes_over_the_file(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "sk-from-the-environment"
+    monkeypatch.setenv("SLUICEGATE_UPSTREAMS__OPENAI__KEY", other)
+    monkeypatch.setenv("SLUICEGATE_DATA__LISTEN", "127.0.0.1:9080")
+    monkeypatch.setenv("SLUICEGATE_PORT_8080_TCP", "what Kubernetes sets for a service")
+    settings = read(data={"listen": "127.0.0.1:8080", "drain_s": 3})
+    assert provider_key(settings.upstreams["openai"]) == other
+    assert (settings.data.listen, settings.data.drain_s) == ("127.0.0.1:9080", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SLUICEGATE_LIMTS__STORE", "redis", "SLUICEGATE_LIMTS__STORE: no such key"),
+        ("SLUICEGATE_LIMITS__STOER", "redis", "limits.stoer: no such key"),
+        ("SLUICEGATE_DATA__WORKERS", "many", "data.workers: "),
+        ("SLUICEGATE_DATA", "{not json", "data"),
+        ("SLUICEGATE_UPSTREAMS__OPENAI__KEY", "", "upstreams.openai.key: is empty"),
+    ],
+)
+def test_k20_a_mistake_in_the_environment_is_told_without_its_value(
+    read: Read, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = findings(read)
+    assert any(words in each for each in found), found
+    assert not [each for each in found if "not json" in each]
+
+
+def test_what_is_not_for_production_is_refused_there(read: Read, tmp_path: Path) -> None:
+    (finding,) = findings(read, dev=False)
+    assert finding.startswith("policy.directory is a source for --dev only")
+    state = tmp_path / "demo-state"
+    state.mkdir()
+    (state / "demo.json").write_text("{}")
+    (finding,) = findings(read, state_dir=str(state))
+    assert "was made by `sluicegate demo`" in finding
+
+
+def test_the_commented_file_of_init_lacks_exactly_what_it_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "sluicegate.yaml"
+    path.write_text(files("gateway.cli").joinpath("sluicegate.yaml").read_text())
+    with pytest.raises(ConfigurationError) as refused:
+        load(path)
+    assert {each.partition(":")[0] for each in refused.value.findings} == {
+        "upstreams.openai",
+        "upstreams.anthropic",
+        "policy",
+    }
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"SLUICEGATE_UPSTREAMS__{name}__KEY", KEY)
+    for name in ("policies.tar.gz", "policies.pub.pem"):
+        (tmp_path / name).write_text("made by `sluicegate policy build`")
+    assert load(path).limits.store == "memory"
+
+
+def test_the_control_process_gets_no_provider_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEGATE_UPSTREAMS__OPENAI__KEY", KEY)
+    assert KEY in child_environment(keep_provider_keys=True).values()
+    assert KEY not in child_environment(keep_provider_keys=False).values()
