@@ -41,6 +41,10 @@ check: environment tools-if-go ## Lint, format, types, layers, policies
 	@$(BIN)/lint-imports --no-cache
 	@tools/check-policies.sh
 
+.PHONY: bench
+bench: environment ## What a call costs, beside nginx and a naive proxy; needs two cores, 6 minutes
+	@$(BIN)/python -m bench $(ARGS)
+
 .PHONY: chart
 chart: environment tools-if-go ## Lint the Helm chart and validate every object it makes
 	@$(BIN)/pytest -q tests/chart $(ARGS)

@@ -13,15 +13,22 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.gate import Gate, free_ports
 
 TESTED_CORE, LOAD_CORE = 0, 1
 MEMBERS = 1_000
 ORGANISATIONS = 20
+GATES: dict[str, dict[str, Any]] = {
+    "sluicegate": {},
+    "sluicegate, memo off": {"policy": {"memo_entries": 0}},
+}
+"""Sluicegate with its sample policy and a durable record, by name: its settings."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,71 +69,60 @@ class Contender:
 
 def pin(pid: int, core: int) -> None:
     """Keep a process, with all its threads, on one core."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(thread), {core})
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 @contextlib.asynccontextmanager
 async def contenders(
-    directory: Path, upstream_port: int, only: set[str] | None
+    directory: Path, upstream_port: int, only: set[str]
 ) -> AsyncIterator[list[Contender]]:
-    """Start all that are wanted and present; those that are absent are named."""
+    """Start those that are named (all, where none is) and present; what is absent is named."""
+    upstream = f"127.0.0.1:{upstream_port}"
+    wanted = only or {"nginx", "naive", *GATES}
+    if "nginx" in wanted and not shutil.which("nginx"):
+        print("nginx is not installed: skipped")
+        wanted = wanted - {"nginx"}
     async with contextlib.AsyncExitStack() as stack:
-        upstream = f"127.0.0.1:{upstream_port}"
         found = [Contender("direct", upstream_port, 0, ["sk-none"] * MEMBERS)]
-
-        def wanted(name: str) -> bool:
-            return only is None or name in only
-
-        if wanted("nginx"):
-            if shutil.which("nginx"):
-                found.append(await stack.enter_async_context(_nginx(directory / "nginx", upstream)))
-            else:
-                print("nginx is not installed: skipped")
-        if wanted("naive"):
-            found.append(await stack.enter_async_context(_naive(upstream)))
-        gates = {
-            name: settings
-            for name, settings in (
-                ("sluicegate", {}),
-                ("sluicegate, memo off", {"policy": {"memo_entries": 0}}),
-            )
-            if wanted(name)
-        }
-        seeded: Gate | None = None
-        for name, settings in gates.items():
-            home = directory / f"gate-{len(found)}"
-            home.mkdir()
-            gate = Gate(home, f"http://{upstream}", settings)
-            if seeded is None:
-                print(f"making {MEMBERS} members, each with a key …", flush=True)
-                await _seed(gate)
-                seeded = gate
-            else:
-                shutil.copytree(
-                    seeded.state.root, gate.state.root, ignore=shutil.ignore_patterns("*.sock")
-                )
-                gate.keys = seeded.keys
-            found.append(Contender(name, gate.port, 0, list(gate.keys.values()), gate))
-        for contender in found:
-            if contender.gate is not None:
-                await contender.gate.start()
-                stack.push_async_callback(contender.gate.stop)
-                (worker,) = (await contender.gate.status())["workers"]
-                contender.pid = worker["pid"]
+        for name, starting in (("nginx", _nginx), ("naive", _naive)):
+            if name in wanted:
+                found.append(await stack.enter_async_context(starting(directory, upstream)))
+        seed: Gate | None = None
+        for name, settings in GATES.items():
+            if name not in wanted:
+                continue
+            gate = await _gate(directory, upstream, settings, seed)
+            stack.push_async_callback(gate.stop)
+            (worker,) = (await gate.status())["workers"]
+            found.append(Contender(name, gate.port, worker["pid"], list(gate.keys.values()), gate))
+            seed = seed or gate
         for contender in found:
             if contender.pid:
                 pin(contender.pid, TESTED_CORE)
         yield found
 
 
-async def _seed(gate: Gate) -> None:
+async def _gate(
+    directory: Path, upstream: str, settings: dict[str, Any], seed: Gate | None
+) -> Gate:
+    """A running gateway with its members; those of ``seed``, where there is one."""
+    home = Path(tempfile.mkdtemp(dir=directory))
+    gate = Gate(home, f"http://{upstream}", settings)
+    if seed is None:
+        print(f"making {MEMBERS} members, each with a key", flush=True)
+        await gate.start()
+        for index in range(ORGANISATIONS):
+            await gate.organisation(id=f"org-{index}", name=f"Organisation {index}")
+        for index in range(MEMBERS):
+            await gate.member(f"member-{index}", organisation=f"org-{index % ORGANISATIONS}")
+        await gate.stop()
+        shutil.copytree(gate.state.root, home / "seed", ignore=shutil.ignore_patterns("*.sock"))
+    else:
+        shutil.copytree(seed.directory / "seed", gate.state.root)
+        gate.keys = seed.keys
     await gate.start()
-    for index in range(ORGANISATIONS):
-        await gate.organisation(id=f"org-{index}", name=f"Organisation {index}")
-    for index in range(MEMBERS):
-        await gate.member(f"member-{index}", organisation=f"org-{index % ORGANISATIONS}")
-    await gate.stop()
+    return gate
 
 
 _NGINX = """
@@ -150,7 +146,6 @@ http {{
 
 @contextlib.asynccontextmanager
 async def _nginx(directory: Path, upstream: str) -> AsyncIterator[Contender]:
-    directory.mkdir()
     (port,) = free_ports(1)
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, upstream=upstream, port=port))
@@ -159,12 +154,11 @@ async def _nginx(directory: Path, upstream: str) -> AsyncIterator[Contender]:
 
 
 @contextlib.asynccontextmanager
-async def _naive(upstream: str) -> AsyncIterator[Contender]:
+async def _naive(_directory: Path, upstream: str) -> AsyncIterator[Contender]:
     (port,) = free_ports(1)
-    arguments = ("-m", "uvicorn", "bench.naive:app", "--port", str(port), "--no-access-log")
-    arguments += ("--log-level", "warning")
+    command = f"-m uvicorn bench.naive:app --port {port} --no-access-log --log-level warning"
     os.environ["UPSTREAM"] = f"http://{upstream}"
-    async with _process(sys.executable, *arguments, port=port) as pid:
+    async with _process(sys.executable, *command.split(), port=port) as pid:
         yield Contender("naive", port, pid, ["sk-none"] * MEMBERS)
 
 

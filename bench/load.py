@@ -13,6 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 STREAM_MARK = b'"stream":true'
 TICK_S = 0.005
@@ -239,7 +240,7 @@ class ClosedLoop:
         self._callers: list[Caller] = []
         self.answered = 0
 
-    async def __aenter__(self) -> ClosedLoop:
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         for _ in range(self._connections):

@@ -27,6 +27,8 @@ __all__ = ["StartFailed", "Supervisor"]
 START_TIMEOUT_S = 60.0
 RESTART_FIRST_S = 0.5
 RESTART_LAST_S = 15.0
+STEADY_S = 60.0
+"""A child that ran for so long before it ended is started again as if for the first time."""
 STOP_MARGIN_S = 8.0
 
 
@@ -126,6 +128,9 @@ class Supervisor:
             if child.watcher is not None:
                 child.watcher.cancel()
         workers = [child for child in self._children if child.name != "control"]
+        for child in workers:
+            for each in child.sockets:
+                each.close()  # or calls would wait in its backlog after the last worker closed it
         await asyncio.gather(*(self._end(child, self.settings.data.drain_s) for child in workers))
         for child in self._children:
             await self._end(child, 0)
@@ -183,11 +188,15 @@ class Supervisor:
             await asyncio.sleep(0.05)
 
     async def _watch(self, child: Child) -> None:
+        loop = asyncio.get_running_loop()
         while not self._stopping:
             assert child.process is not None
+            since = loop.time()
             code = await child.process.wait()
             if self._stopping:
                 return
+            if loop.time() - since > STEADY_S:
+                child.failures = 0
             child.failures += 1
             pause = min(RESTART_FIRST_S * 2 ** (child.failures - 1), RESTART_LAST_S)
             self.say(f"{child.name} ended with code {code}; starting it again in {pause:g} s")

@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import ExitStack
 
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
 from gateway.app.opening import CANNOT_START, Process, open_log, run_process, stop_event
@@ -50,7 +51,14 @@ def policy_source(settings: Settings) -> PolicySource:
         return directory_source(policy.directory)
     assert policy.bundle is not None  # settings hold one of them
     assert policy.verification_key is not None
-    key = ECKey.import_key(policy.verification_key.read_text())
+    try:
+        key = ECKey.import_key(policy.verification_key.read_bytes())
+    except (ValueError, JoseError):  # their text is about ASN.1
+        key = None
+    if key is None or key.curve_name != "P-256":
+        raise ValueError(
+            f"policy.verification_key: {policy.verification_key} holds no P-256 public key in PEM"
+        )
     return archive_source(policy.bundle, key)
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct
+
 from gateway.audit import recovery
 from gateway.audit.appender import Appender
 from gateway.audit.batch import Composer
@@ -64,8 +66,7 @@ class Counters:
     refused: int = 0
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Struct):
     """A record in the queue, and who waits for it: a loop's future, or a thread's."""
 
     record: Record

@@ -78,11 +78,13 @@ class Outcome:
 class Alarms:
     """The latest alarms, for status; bounded."""
 
+    metrics: Metrics
     latest: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, name: str, detail: str) -> None:
         """Raise one."""
+        self.metrics.alarm(name)
         self.latest[name] = detail
         self.counts[name] = self.counts.get(name, 0) + 1
         _log.error("alarm", alarm=name, detail=detail)
@@ -127,11 +129,13 @@ class ControlPlane:
         self.registry = registry
         self.lifecycle = lifecycle
         self.source = source
-        self.alarms = Alarms()
+        self.metrics = Metrics()
+        self.alarms = Alarms(self.metrics)
         self.workers = Workers(self._greeting, self.alarms)
         self.archive = b""
         self.archive_revision = ""
-        self.metrics = Metrics()
+        self.rejected: tuple[str, ...] = ()
+        """What kept the newest bundle from becoming active; empty if it did."""
         self._deltas: list[Delta] = []
         self._findings: asyncio.Queue[Finding] = asyncio.Queue(maxsize=1000)
         self._changing = asyncio.Lock()
@@ -172,6 +176,7 @@ class ControlPlane:
                 return await self._rejected("", error.findings)
             active = self.lifecycle.active
             if active is not None and active.id == bundle.id:
+                self.rejected = ()
                 return Outcome("", 0, 0, revision=bundle.id, notes=("already active",))
             return await self._activate(bundle, actor, reason)
 
@@ -191,6 +196,7 @@ class ControlPlane:
                 reason=reason,
             )
         )
+        self.rejected = ()
         self.metrics.revision(bundle.id)
         self._publish(bundle)
         applied = await self.workers.tell(
@@ -209,6 +215,7 @@ class ControlPlane:
         position = await self.log.append(
             PolicyRejected(revision=revision, findings=tuple(findings[:32]))
         )
+        self.rejected = tuple(findings)
         for finding in findings:
             _log.error("policy_rejected", revision=revision, finding=finding)
         return Outcome(str(position), 0, 0, findings=tuple(findings), revision=revision)

@@ -103,12 +103,19 @@ class Status:
         plane = self._plane
         found = []
         if plane.lifecycle.active is None:
-            last = plane.lifecycle.last
             found.append(
                 {
                     "what": "no policy is active: "
-                    + ("; ".join(last.findings[:3]) if last is not None else "none was loaded"),
+                    + ("; ".join(plane.rejected[:3]) or "none was loaded"),
                     "reaches": "every caller: nothing is let through",
+                    "do": "sluicegate policy check, mend what it names, sluicegate policy reload",
+                }
+            )
+        elif plane.rejected:
+            found.append(
+                {
+                    "what": "the newest rules were rejected: " + "; ".join(plane.rejected[:3]),
+                    "reaches": "nobody yet: the revision before stays active",
                     "do": "sluicegate policy check, mend what it names, sluicegate policy reload",
                 }
             )

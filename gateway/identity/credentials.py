@@ -9,8 +9,9 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
@@ -27,12 +28,14 @@ _TOKEN68 = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(Struct, frozen=True):
     """The one credential of a request; its text stays out of every ``repr``."""
 
     kind: Literal["api_key", "jwt"]
-    text: str = field(repr=False)
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Presented({self.kind!r})"
 
 
 def invalid(message: str, remedy: str = "") -> Refusal:

@@ -18,7 +18,7 @@ from gateway.core.entities import Credential, Member, Organisation, Principal
 from gateway.core.protocols import Directory
 from gateway.core.refusal import Refusal, Refused
 from gateway.identity import api_keys
-from gateway.identity.credentials import MALFORMED, invalid, presented
+from gateway.identity.credentials import MALFORMED, Presented, invalid, presented
 from gateway.identity.jwks import Fetch, JwksCache
 from gateway.identity.tokens import NOT_ACCEPTED, TokenVerifier, VerifiedToken
 
@@ -62,6 +62,14 @@ class Identifier:
         found = presented(headers)
         if isinstance(found, Refusal):
             raise Refused(found)
+        return await self.principal_of(found)
+
+    async def principal_of(self, found: Presented) -> Principal:
+        """Whose credential this is.
+
+        Raises:
+            Refused: ``CREDENTIAL_INVALID`` or ``REGISTRY_STALE``.
+        """
         if found.kind == "api_key":
             return self._by_key(found.text)
         return self._by_token(await self._tokens.verify(found.text))

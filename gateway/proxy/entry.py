@@ -6,8 +6,10 @@ without the request's content. The pipeline has answered by then, as for any oth
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -23,11 +25,21 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+DISCARD_S = 5.0
+DISCARD_BYTES = 64 * 1024 * 1024
+"""How long, and how much, a connection is still read before it closes on a refused request."""
+
 _log = structlog.get_logger("sluicegate.data")
 
 
 class AsgiChannel:
-    """``exchange.ClientChannel`` over ASGI and the connection's own protocol."""
+    """``exchange.ClientChannel`` over ASGI and the connection's own protocol.
+
+    Where the connection closes on a request that was not read to its end (it is too large), the
+    rest is first read and thrown away, within bounds: closing on a client that is still sending
+    resets the connection, and most clients then lose the answer and send it all again (RFC 9112,
+    section 9.6).
+    """
 
     def __init__(self, receive: Receive, send: Send, connection: GatewayProtocol) -> None:
         self._receive = receive
@@ -50,11 +62,24 @@ class AsgiChannel:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
+        self._connection.answer_begins()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the answer."""
+        if not more and self._connection.closes_on_request:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._discard()
+            data = b""
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _discard(self) -> None:
+        left = DISCARD_BYTES
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(DISCARD_S):
+                while self._connection.closes_on_request and left > 0:
+                    piece, _ = await self.receive()
+                    left -= len(piece)
 
 
 class Entry:

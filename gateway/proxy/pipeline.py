@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -217,7 +218,7 @@ class Pipeline:
         exchange.wire, exchange.reached = found.wire, Step.ROUTE
         if self.draining is not None:
             raise Refused(self.draining)
-        refusal = check_framing(head.method, head.target, head.headers)
+        refusal = check_framing(head.method, head.target, head.headers, head.http_version)
         if refusal is not None:
             raise Refused(refusal)
         return False
@@ -229,10 +230,13 @@ class Pipeline:
         known against their credential, so that neither closes the door on a neighbour.
 
         Raises:
-            Refused: no, two or a bad credential; too many attempts.
+            Refused: no, two or a bad credential; too many attempts; or nobody is known yet, which
+                says nothing about the credential.
         """
         since = time.monotonic()
         head = exchange.request
+        if self.registry_age() == math.inf:
+            raise Refused(refusals.REGISTRY_AWAITED)
         found = presented(head.headers)
         if isinstance(found, Refusal):
             self._attempt(head.address, None)
@@ -240,7 +244,7 @@ class Pipeline:
         exchange.credential_sha256 = hashlib.sha256(found.text.encode()).hexdigest()
         try:
             with waiting(exchange):
-                exchange.principal = await self.identifier.identify(head.headers)
+                exchange.principal = await self.identifier.principal_of(found)
         except Refused:
             self._attempt(head.address, exchange.credential_sha256)
             raise
@@ -269,21 +273,23 @@ class Pipeline:
                 self._hold(exchange, int(value))
         pieces: list[bytes] = []
         size = 0
+        overdue = asyncio.get_running_loop().call_later(
+            self.settings.body_timeout_s, exchange.interrupt, refusals.REQUEST_TIMEOUT
+        )
         with waiting(exchange):
             try:
-                async with asyncio.timeout(self.settings.body_timeout_s):
-                    more = True
-                    while more:
-                        piece, more = await exchange.channel.receive()
-                        size += len(piece)
-                        if size > exchange.held_bytes:
-                            self._hold(exchange, size - exchange.held_bytes)
-                        pieces.append(piece)
-            except TimeoutError:
-                raise Refused(refusals.REQUEST_TIMEOUT) from None
+                more = True
+                while more:
+                    piece, more = await exchange.channel.receive()
+                    size += len(piece)
+                    if size > exchange.held_bytes:
+                        self._hold(exchange, size - exchange.held_bytes)
+                    pieces.append(piece)
             except ConnectionError:
                 exchange.client_lost()
                 raise Refused(refusals.CLIENT_GONE) from None
+            finally:
+                overdue.cancel()
         exchange.body = b"".join(pieces)
         exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
         exchange.parsed = request.read_request(exchange.wire, exchange.body)

@@ -1,6 +1,7 @@
 """The HTTP/1.1 server protocol: uvicorn's, with what a gateway at the edge must add.
 
-- A request head must arrive whole in time (uvicorn waits for ever on slow headers).
+- A request head must arrive whole in time (uvicorn waits for ever on slow headers), and so must
+  what is left of a request after its answer.
 - Framing that llhttp refuses is answered in JSON, as every refusal is, and counted.
 - One request at a time: what follows a request that is still being answered is not read (uvicorn
   would stop reading, and so miss that its client is gone), and the connection closes after the
@@ -54,6 +55,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._no_more = False
+        self._withheld = False
         self._lost: Callable[[], None] | None = None
 
     # What the application uses
@@ -67,6 +69,19 @@ class GatewayProtocol(HttpToolsProtocol):
     def write_paused(self) -> bool:
         """Whether the client is not taking what was written: the next write would wait."""
         return self.flow.write_paused
+
+    def answer_begins(self) -> None:
+        """Status and headers are about to be sent. A client that still waits to be told to send
+        its body (Expect: 100-continue) may leave it out now: what came next would not be sure."""
+        self._withheld = self.cycle.waiting_for_100_continue
+        if self._withheld:
+            self.cycle.keep_alive = False
+
+    @property
+    def closes_on_request(self) -> bool:
+        """Whether the connection is going to close while its client still sends a request."""
+        cycle = self.cycle
+        return cycle.more_body and not (cycle.keep_alive or cycle.disconnected or self._withheld)
 
     def on_lost(self, callback: Callable[[], None] | None) -> None:
         """Call back when the connection is lost, at once if it is already."""
@@ -107,12 +122,18 @@ class GatewayProtocol(HttpToolsProtocol):
             lost()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio's
-        if not self._no_more:
-            super().data_received(data)
+        if self._no_more:
+            return
+        super().data_received(data)
+        timed = self._head_timer is not None or self.timeout_keep_alive_task is not None
+        if not (timed or self._answering or self.transport.is_closing()):
+            # Blank lines, or the rest of a request that was refused: uvicorn set no timer.
+            self._arm_head_timer()
 
     def on_message_begin(self) -> None:  # noqa: D102 - httptools'
         if self._answering:
             raise _Pipelined  # the parser stops and ``send_400_response`` is called
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._arm_head_timer()
 
@@ -120,6 +141,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._disarm_head_timer()
         self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:  # noqa: D102 - httptools'
+        super().on_message_complete()
+        if not self._answering:  # it was refused before it ended, and now waits for the next
+            self._disarm_head_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, msg: str) -> None:  # noqa: D102 - uvicorn's
         del msg  # uvicorn's words; ours are JSON

@@ -27,6 +27,7 @@ __all__ = [
     "MEMORY_BUDGET_SPENT",
     "MODEL_NOT_FOUND",
     "POLICY_ERROR",
+    "REGISTRY_AWAITED",
     "REGISTRY_STALE",
     "REQUEST_TIMEOUT",
     "SHUTTING_DOWN",
@@ -72,6 +73,10 @@ REGISTRY_STALE = Refusal(
     Reason.REGISTRY_STALE,
     "The gateway's registry is out of date: restricted models wait until it is current.",
     "Tell the gateway's operator if it lasts; this is a fault of the gateway, not a denial.",
+)
+REGISTRY_AWAITED = Refusal(
+    Reason.REGISTRY_STALE,
+    "The gateway has just started and does not know its members yet: try again in a moment.",
 )
 ENDPOINT_UNKNOWN = Refusal(
     Reason.UPSTREAM_UNREACHABLE,

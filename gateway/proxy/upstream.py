@@ -9,11 +9,11 @@ so the upstream sees it at once. Foreign exceptions become ``UpstreamFailed`` he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
+from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -35,8 +35,7 @@ class UpstreamFailed(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamResponse:
+class UpstreamResponse(Struct, frozen=True):
     """Status and headers of an answer, and its bytes as they come."""
 
     status: int
@@ -72,19 +71,58 @@ class UpstreamResponse:
             UpstreamFailed: the answer broke off, or nothing came for the idle timeout.
         """
         content = self._response.content
+        patience = _Patience(self._idle_timeout_s, self._response.close)
         try:
             while True:
                 data = content.read_nowait(READ_BUFFER_BYTES)
                 if not data and not content.at_eof():
-                    async with asyncio.timeout(self._idle_timeout_s):
+                    with patience:
                         data = await content.read(READ_BUFFER_BYTES)
                 if not data:
                     return
                 yield data
-        except TimeoutError:
-            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, "idle for too long") from None
         except (aiohttp.ClientError, OSError) as error:
+            if patience.lost:
+                raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, "idle for too long") from None
             raise UpstreamFailed(Reason.UPSTREAM_TRUNCATED, type(error).__name__) from None
+        finally:
+            patience.end()
+
+
+class _Patience:
+    """Bounds each of many waits with one timer, which is set anew only when it goes off: a timer
+    for each chunk would be a tenth of what a chunk costs.
+
+    Args:
+        limit_s: how long one wait may last.
+        lose: called once when a wait has lasted too long.
+    """
+
+    def __init__(self, limit_s: float, lose: Callable[[], None]) -> None:
+        self.lost = False
+        self._limit_s, self._lose = limit_s, lose
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    def __enter__(self) -> None:
+        self._since = self._loop.time()
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        over_at = (now if self._since is None else self._since) + self._limit_s
+        if over_at > now:
+            self._timer = self._loop.call_at(over_at, self._look)
+        else:
+            self.lost = True
+            self._lose()
+
+    def end(self) -> None:
+        """The last wait is over."""
+        self._timer.cancel()
 
 
 class Upstreams:

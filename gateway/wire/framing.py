@@ -21,17 +21,22 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")
 _JSON: Final = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?[ \t]*\Z', re.IGNORECASE
 )
-_TARGET: Final = re.compile(rb"/[\x21-\x7e]*\Z")
+_TARGET: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
+"""Visible ASCII, without a fragment: a parser may drop what follows ``#``, another may not."""
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
 _UNSAFE_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def check_framing(method: str, raw_target: bytes, headers: Sequence[Header]) -> Refusal | None:
+def check_framing(
+    method: str, raw_target: bytes, headers: Sequence[Header], http_version: str = "1.1"
+) -> Refusal | None:
     """The first thing that is wrong with a request head, or ``None``.
 
     Args:
         method: as sent.
         raw_target: the request target as sent, or at least its path before decoding.
         headers: all of them, in order, repeated where repeated.
+        http_version: as the request line has it, without ``HTTP/``.
     """
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -45,7 +50,19 @@ def check_framing(method: str, raw_target: bytes, headers: Sequence[Header]) -> 
         return _bad("Send exactly one Host header that is a host and an optional port.")
     if any(value.lower() != b"100-continue" for value in values.get(b"expect", [])):
         return _bad("The only expectation that is met is 100-continue.")
-    return _length(method, values) or (_content(values) if method == "POST" else None)
+    return (
+        _version(http_version, values)
+        or _length(method, values)
+        or (_content(values) if method == "POST" else None)
+    )
+
+
+def _version(http_version: str, values: dict[bytes, list[bytes]]) -> Refusal | None:
+    if http_version not in _VERSIONS:
+        return _bad("Send HTTP/1.1 on this connection.")
+    if http_version == "1.0" and b"transfer-encoding" in values:
+        return _bad("HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
+    return None
 
 
 def _length(method: str, values: dict[bytes, list[bytes]]) -> Refusal | None:

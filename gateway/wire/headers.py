@@ -96,7 +96,8 @@ def upstream_request_headers(
             not repeat them.
     """
     extra = _configured(configured or {})
-    dropped = _DROPPED | _named_by_connection(client_headers) | extra.keys()
+    also_dropped = _named_by_connection(client_headers) | extra.keys()
+    dropped = _DROPPED | also_dropped if also_dropped else _DROPPED
     headers = []
     for raw_name, value in client_headers:
         name = raw_name.lower()

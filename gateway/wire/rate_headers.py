@@ -128,7 +128,12 @@ def _pressure(limit: LimitState) -> tuple[float, float]:
 
 
 def _moment(now: float, seconds: float) -> bytes:
-    return timestamp(math.ceil(now + seconds)).encode()
+    return _instant(math.ceil(now + seconds))
+
+
+@lru_cache(maxsize=1024)
+def _instant(second: int) -> bytes:
+    return timestamp(second).encode()
 
 
 def _duration(seconds: float) -> bytes:

@@ -243,11 +243,13 @@ async def test_a_whole_answer_arrives_byte_for_byte(gate, upstream, wire):
     async def too_large_to_read(_received, reply):
         await reply.whole(large)
 
-    for script, sent in ((with_length, document), (in_chunks, document), (too_large_to_read, large)):
+    for script, sent in (
+        (with_length, document),
+        (in_chunks, document),
+        (too_large_to_read, large),
+    ):
         upstream.script = script
-        answer = await raw.call(
-            gate.port, TARGETS[wire], body_for(wire), key=gate.keys["red-1"]
-        )
+        answer = await raw.call(gate.port, TARGETS[wire], body_for(wire), key=gate.keys["red-1"])
         assert answer.body == sent
         assert answer.complete
 
@@ -292,7 +294,9 @@ async def test_the_usage_chunk_that_we_asked_for_is_taken_out_again(gate, upstre
     assert outcome["tokens"] == {"in": 7, "out": 5, "usage_source": "upstream"}
 
 
-@pytest.mark.parametrize("fields", [{}, {"stream": True, "stream_options": {"include_usage": True}}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream": True, "stream_options": {"include_usage": True}}]
+)
 async def test_the_usage_chunk_that_the_client_asked_for_stays(gate, upstream, fields):
     key = await gate.member(f"greta-{len(fields)}", 1)
     body = body_for("chat", "glm-5.2", **fields)

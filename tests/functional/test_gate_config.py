@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
@@ -13,7 +13,6 @@ import socket
 import sqlite3
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,8 +171,8 @@ def flipped(content: bytes) -> bytes:
         ("missing", "no such file", USAGE),
         ("unsigned", "the archive is not signed", UNAVAILABLE),
         ("of another signer", "the signature does not verify", UNAVAILABLE),
-        ("tampered", "not started: no policy is active: ", UNAVAILABLE),
-        ("of a bad key", "not started: ", UNAVAILABLE),
+        ("tampered", "not started: no policy is active: not a gzip archive", UNAVAILABLE),
+        ("of a bad key", "holds no P-256 public key", UNAVAILABLE),
     ],
 )
 async def test_k35_a_bundle_that_is_not_vouched_for_is_refused(
@@ -191,6 +190,7 @@ async def test_k35_a_bundle_that_is_not_vouched_for_is_refused(
     await assert_refused(gate, words, code)
 
 
+OLDEST = "00000000000000000000.seg@"
 Damage = Callable[[Gate], None]
 
 
@@ -222,10 +222,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a log key of another log": (
         lambda gate: (gate.state.log_key("data-0")).write_text("not a key"),
-        "data: ",
+        "log-data-0.key: not a signing key",
     ),
-    "a flipped bit in an old segment of the control log": (flip_in("control"), "control: "),
-    "a flipped bit in an old segment of a worker's log": (flip_in("data-0"), "data: "),
+    "a flipped bit in an old segment of the control log": (flip_in("control"), OLDEST),
+    "a flipped bit in an old segment of a worker's log": (flip_in("data-0"), OLDEST),
     "a registry that is no database": (
         lambda gate: gate.state.registry.write_bytes(b"no database" * 500),
         "registry.db",
@@ -254,16 +254,15 @@ async def test_a_damaged_state_is_refused_by_name_and_a_second_gateway_too(
         assert (await gate.status())["ready"], "the first goes on"
         await gate.organisation()
         key = await gate.member("red")
-        for number in range(60):
-            await gate.set("member", "red", name=f"red {number}" + 600 * "x")
-        await denials(gate, key, 120)
+        for number in range(120):
+            await gate.set("member", "red", name=f"red {number}")
+        await denials(gate, key, 60)
     finally:
         await gate.stop()
     untouched = snapshot(gate.state.root)
-    for name, (damage, words) in DAMAGES.items():
+    for damage, words in DAMAGES.values():
         damage(gate)
-        said = await assert_refused(gate, words)
-        print(f"{name}: {said.strip().splitlines()[-1]}")
+        await assert_refused(gate, words)
         restore(gate.state.root, untouched)
     await gate.start()  # control: what was put back starts
     await gate.stop()
@@ -312,13 +311,12 @@ async def test_nothing_outlives_a_supervisor_that_ends_during_the_start(
 ) -> None:
     gate = Gate(tmp_path, NOWHERE, {})
     await gate.start(until_ready=False)
-    while len(gate.processes()) < 2:
-        await asyncio.sleep(0.01)
-    await gate.stop(number)
-    until = time.monotonic() + 20
-    while processes_of(gate):
-        assert time.monotonic() < until, "children were left"
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        while len(gate.processes()) < 2:  # noqa: ASYNC110 - processes, not tasks
+            await asyncio.sleep(0.01)
+        await gate.stop(number)
+        while processes_of(gate):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     assert_nothing_runs(gate)
 
 
@@ -329,7 +327,7 @@ def certificate(directory: Path) -> dict[str, str]:
     """A certificate for 127.0.0.1, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gate.test")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     signed_by_itself = (
         x509.CertificateBuilder()
@@ -337,8 +335,8 @@ def certificate(directory: Path) -> dict[str, str]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .sign(key, hashes.SHA256())
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import pytest
 import pytest_asyncio
@@ -44,7 +45,7 @@ def nothing_forwarded(upstream):
 
 def status_of(answer: bytes) -> int:
     """The status of the only answer; 0 where the connection was closed without one."""
-    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert len(re.findall(rb"HTTP/1\.1 [0-9]", answer)) <= 1
     return int(answer[9:12]) if answer else 0
 
 
@@ -171,7 +172,7 @@ async def test_k2_every_model_named_is_judged(gate, extra):
 @pytest.mark.usefixtures("nothing_forwarded")
 async def test_k3_only_the_path_as_spelled_is_the_path(gate, target):
     request = raw.request(target, BODY, key=gate.keys["red-1"])
-    answer = await raw.send_raw(gate.port, request, wait_s=0.5)
+    answer = await raw.send_raw(gate.port, request)
     assert status_of(answer) in (400, 404)
 
 
@@ -193,7 +194,7 @@ async def test_k3_the_host_moves_nothing(gate, upstream, host):
 async def test_k3_a_host_that_is_none_is_refused(gate, host, target):
     body = BODY if target == CHAT else None
     request = raw.request(target, body, key=gate.keys["red-1"], headers={"host": host})
-    assert status_of(await raw.send_raw(gate.port, request, wait_s=0.5)) == 400
+    assert status_of(await raw.send_raw(gate.port, request)) == 400
 
 
 # Framing: one notion of where a request ends
@@ -226,9 +227,7 @@ DOUBTFUL = {
     "TE gzip, chunked": framed("transfer-encoding: gzip, chunked", CHUNKED),
     "TE with a vertical tab": framed("transfer-encoding:\x0bchunked", CHUNKED),
     "TE with a space before the colon": framed("transfer-encoding : chunked", CHUNKED),
-    "TE in HTTP/1.0": framed(
-        "transfer-encoding: chunked", CHUNKED, first=f"POST {CHAT} HTTP/1.0"
-    ),
+    "TE in HTTP/1.0": framed("transfer-encoding: chunked", CHUNKED, first=f"POST {CHAT} HTTP/1.0"),
     "chunk size with a sign": framed("transfer-encoding: chunked", b"+" + CHUNKED),
     "chunk size with 0x": framed("transfer-encoding: chunked", b"0x" + CHUNKED),
     "chunk size too large": framed("transfer-encoding: chunked", b"f" * 17 + b"\r\n" + CHUNKED),
@@ -262,7 +261,7 @@ async def test_framing_in_doubt_is_refused_and_nothing_behind_it_is_read(gate, n
     key = gate.keys["red-1"].encode()
     doubtful = DOUBTFUL[name].replace(b"{key}", key).replace(b"{n}", b"%d" % len(BODY))
     smuggled = raw.request(CHAT, BODY, key=gate.keys["red-1"])
-    answer = await raw.send_raw(gate.port, doubtful + smuggled, wait_s=0.5)
+    answer = await raw.send_raw(gate.port, doubtful + smuggled)
     status = status_of(answer)
     assert 400 <= status < 500
     assert answer.endswith(b"}") or b"content-length: 0" in answer
@@ -275,12 +274,14 @@ async def test_framing_without_doubt_passes(gate, upstream):
         framed("content-length: {n}"),
         framed("transfer-encoding: chunked", CHUNKED),
         framed("transfer-encoding: CHUNKED", CHUNKED),
-        framed("transfer-encoding: chunked", b"".join(b"1\r\n%c\r\n" % b for b in BODY) + b"0\r\n\r\n"),
+        framed(
+            "transfer-encoding: chunked", b"".join(b"1\r\n%c\r\n" % b for b in BODY) + b"0\r\n\r\n"
+        ),
         framed("content-length: {n}\r\nexpect: 100-continue"),
     ):
         wanted = sound.replace(b"{key}", key).replace(b"{n}", b"%d" % len(BODY))
         before = len(upstream.received)
-        answer = await raw.send_raw(gate.port, wanted, wait_s=0.5)
+        answer = await raw.send_raw(gate.port, wanted)
         answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert status_of(answer) == 200
         assert len(upstream.received) == before + 1
@@ -310,7 +311,7 @@ async def test_framing_without_doubt_passes(gate, upstream):
 @pytest.mark.usefixtures("nothing_forwarded")
 async def test_k13_content_that_needs_decoding_is_refused(gate, headers, body):
     request = raw.request(CHAT, body, key=gate.keys["red-1"], headers=headers)
-    answer = await raw.send_raw(gate.port, request, wait_s=0.5)
+    answer = await raw.send_raw(gate.port, request)
     assert status_of(answer) == 415
     told = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert told["error"]["message"][:100].startswith("Send ")

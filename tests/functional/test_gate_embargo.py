@@ -135,7 +135,9 @@ async def test_k12_neither_metrics_nor_logs_name_it(gate):
         metrics = (await client.get(f"{gate.ops_url}/metrics")).text
     assert EMBARGOED not in metrics
     assert 'model="opus-4.8"' in metrics
-    found = re.findall(r'sluicegate_requests_total\{effect="model_not_found",model="(.*?)"', metrics)
+    found = re.findall(
+        r'sluicegate_requests_total\{effect="model_not_found",model="(.*?)"', metrics
+    )
     assert set(found) == {"other"}
     assert EMBARGOED not in gate.log()
 

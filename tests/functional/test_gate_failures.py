@@ -125,7 +125,9 @@ async def test_the_upstreams_own_error_event_passes_and_is_no_success(gate, upst
     events.append(
         event({"error": error})
         if wire == "chat"
-        else event({"type": "error", "error": error, **({} if wire == "messages" else error)}, "error")
+        else event(
+            {"type": "error", "error": error, **({} if wire == "messages" else error)}, "error"
+        )
     )
 
     async def script(_received, reply):
@@ -247,7 +249,9 @@ async def test_k42_a_whole_answer_that_breaks_off_is_no_answer(gate, upstream):
     for offset in range(0, len(document), 23):
 
         async def script(_received, reply, offset=offset):
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            head = (
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            )
             reply.writer.write(head % len(document) + document[:offset])
             await reply.writer.drain()
             reply.writer.close()
@@ -304,9 +308,7 @@ async def read_with_sdk(gate, wire: str, key: str) -> None:
             ):
                 pass
         return
-    async with openai.AsyncOpenAI(
-        base_url=f"{gate.url}/v1", api_key=key, max_retries=0
-    ) as client:
+    async with openai.AsyncOpenAI(base_url=f"{gate.url}/v1", api_key=key, max_retries=0) as client:
         if wire == "chat":
             stream = await client.chat.completions.create(
                 model="gpt-5.5", messages=SAID, max_tokens=50, stream=True

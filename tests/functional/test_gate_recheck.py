@@ -1,13 +1,11 @@
-"""Access is taken back while calls run (K9, K35, K38; invariant 5).
+"""Access is taken back while calls run (K9, K38; invariant 5).
 
-Revocation, suspension, expiry, a lowered tier and a new revision are one mechanism: what let a
-call in is asked again, and the call ends within two seconds so that its SDK raises. Nobody else
-loses a byte.
+Revocation, suspension, expiry and a lowered tier are one mechanism: what let a call in is asked
+again, and the call ends within two seconds so that its SDK raises. Nobody else loses a byte.
 """
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -25,7 +23,10 @@ from tests.support.calls import (
     Call,
     Ticking,
     answered,
+    records_of,
+    said_so,
     silent,
+    streaming,
     tag_of,
     unfinished,
 )
@@ -93,39 +94,6 @@ async def gate(tmp_path_factory, upstream):
 
 def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-async def streaming(gate: Gate, ticking: Ticking, wire, key: str, tag: str, **body) -> Call:
-    """A call whose stream has begun."""
-    call = (await Call.start(gate, wire, key, wire.body(tag, **body))).read()
-    await asyncio.wait_for(ticking.reached(tag), 10)
-    return call
-
-
-def said_so(wire, call: Call) -> dict:
-    """The error that ended this stream, as its dialect has it."""
-    assert call.answer is not None
-    assert call.answer.complete, "the connection was cut without a word"
-    events = call.answer.body.decode().strip().split("\n\n")
-    last = dict(line.split(": ", 1) for line in events[-1].split("\n"))
-    if wire is RESPONSES:
-        assert "event: response.failed" in events[-2]
-    assert last.get("event", "") == ("" if wire is CHAT else "error")
-    assert "[DONE]" not in last["data"]
-    return json.loads(last["data"])["error"]
-
-
-async def outcome_of(gate: Gate, member: str) -> dict:
-    while True:
-        mine = {
-            record["request_id"]
-            for record in gate.records("access.intent")
-            if record["subject"]["id"] == member
-        }
-        for record in gate.records("access.outcome"):
-            if record["request_id"] in mine:
-                return record
-        await asyncio.sleep(0.02)
 
 
 # Revocation under load
@@ -217,7 +185,7 @@ async def test_k9_a_key_revoked_under_50_streams_ends_them_and_nobody_elses(gate
         assert answer.complete
         assert answer.body == ticking.replies[tag].sent, tag
     assert all(ticking.replies[f"red-{n}"].closed_by_peer.is_set() for n in range(47))
-    assert (await outcome_of(gate, "red"))["status"] == "policy_cut"
+    assert (await records_of(gate, "access.outcome", "red"))[0]["status"] == "policy_cut"
 
 
 CHANGES = {
@@ -255,7 +223,7 @@ async def test_k9_a_change_in_the_registry_cuts_what_runs(gate, ticking, what):
         401,
         403,
     )
-    assert (await outcome_of(gate, name))["status"] == "policy_cut"
+    assert (await records_of(gate, "access.outcome", name))[0]["status"] == "policy_cut"
 
 
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
@@ -310,148 +278,3 @@ async def test_k9_what_expires_while_a_stream_runs_cuts_it_at_its_second(gate, t
     ticking.finish.set()
     assert (await asyncio.wait_for(kept.end(), 5)).complete
     assert (await gate.status())["revision"] == revision
-
-
-# Revisions
-
-
-@contextlib.asynccontextmanager
-async def edited(gate: Gate, name: str, *changes: tuple[str, str]):
-    """A data file with these texts replaced, active in all workers; afterwards as before."""
-    path = gate.data(name)
-    original = text = path.read_text()
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    before = (await gate.status())["revision"]
-    path.write_text(text)
-    try:
-        yield await asyncio.wait_for(gate.activated(before), 30)
-    finally:
-        now = (await gate.status())["revision"]
-        path.write_text(original)
-        if now != before:
-            await asyncio.wait_for(gate.activated(now), 30)
-
-
-async def test_a_wave_opens_at_its_second_with_no_deploy(gate):
-    key = await gate.member("waiting")
-    opens = int(time.time()) + 6
-    async with edited(gate, "waves", ("2027-03-01T09:00:00Z", stamp(opens))) as revision:
-        assert time.time() < opens, "this machine is too slow for this test"
-        body = MESSAGES.body(model="fable-5.1", stream=False)
-        asked = []
-        while not asked or asked[-1][1] != 200:
-            assert time.time() < opens + 5
-            answer = await answered(gate, MESSAGES, key, body)
-            asked.append((time.time(), answer.status))
-            if answer.status != 200:
-                assert b"not open to you yet" in answer.body
-            await asyncio.sleep(0.02)
-        print(f"open {asked[-1][0] - opens:.3f} s after its second, {len(asked)} calls")
-        assert len(asked) > 1
-        assert opens <= asked[-1][0] < opens + 1
-        assert (await gate.status())["revision"] == revision
-
-
-async def test_a_new_revision_cuts_what_it_denies_restricted_models_first(gate, ticking):
-    """Unrestricted streams that began earlier are asked later; what stays allowed loses nothing."""
-    general, trusted, limited = [
-        [await gate.member(f"{stage}-{n}") for n in range(3)]
-        for stage in ("general", "trusted", "limited")
-    ]
-    calls, kept = {}, {}
-    for n in range(3):
-        calls[f"general-{n}"] = await streaming(gate, ticking, MESSAGES, general[n], f"general-{n}")
-        kept[f"limited-{n}"] = await streaming(
-            gate, ticking, CHAT, limited[n], f"limited-{n}", model="glm-5.2"
-        )
-    for n in range(3):
-        calls[f"trusted-{n}"] = await streaming(
-            gate, ticking, MESSAGES, trusted[n], f"trusted-{n}", model=RESTRICTED
-        )
-    closed = "  admits: [{roles: [evaluator]}]"
-    everybody = "{min_tier: {cyber: 2}}, {min_tier: {bio: 2}}, {roles: [evaluator]}"
-    stages = [
-        ("general:\n  admits: [{}]", "general:\n" + closed),
-        (f"trusted:\n  admits: [{everybody}]", "trusted:\n" + closed),
-    ]
-    async with edited(gate, "stages", *stages):
-        for call in calls.values():
-            await asyncio.wait_for(call.end(), BOUND_S)
-            assert said_so(MESSAGES, call)["message"].startswith("Access withdrawn")
-    order = {name: (await outcome_of(gate, name))["seq"] for name in calls}
-    assert max(seq for name, seq in order.items() if "trusted" in name) < min(
-        seq for name, seq in order.items() if "general" in name
-    )
-    ticking.finish.set()
-    for tag, call in kept.items():
-        answer = await asyncio.wait_for(call.end(), 5)
-        assert answer.complete
-        # Its endpoint was asked for the usage chunk; this one sends none, so nothing is taken out.
-        assert answer.body == ticking.replies[tag].sent
-
-
-async def test_k35_no_decision_mixes_revisions_and_rollback_cuts(gate, ticking):
-    """Under load across a swap and back: what was let through was let through by the one revision
-    that does so, and what was denied by the other."""
-    key = await gate.member("newcomer", 0)
-    closed = (await gate.status())["revision"]
-    body = MESSAGES.body(model=RESTRICTED, stream=False)
-    stop = asyncio.Event()
-
-    async def load() -> None:
-        while not stop.is_set():
-            assert (await answered(gate, MESSAGES, key, body)).status in (200, 403)
-            await asyncio.sleep(0.02)
-
-    callers = [asyncio.create_task(load()) for _ in range(3)]
-    floor = "title: Cyber capability\n  open_evaluation: "
-    async with edited(gate, "tiers", (f"{floor}0", f"{floor}3")) as open_:
-        call = await streaming(gate, ticking, MESSAGES, key, "newcomer", model=RESTRICTED)
-    await asyncio.wait_for(call.end(), BOUND_S)
-    assert said_so(MESSAGES, call)["message"].startswith("Access withdrawn")
-    await asyncio.sleep(0.2)
-    stop.set()
-    await asyncio.gather(*callers)
-    mine = [
-        record
-        for kind in ("access.intent", "access.denied")
-        for record in gate.records(kind)
-        if record["subject"]["id"] == "newcomer"
-    ]
-    decided = {
-        (one["type"], one["decision"]["effect"], one["decision"]["revision"]) for one in mine
-    }
-    assert decided == {
-        ("access.intent", "allow", open_),
-        ("access.denied", "deny", closed),
-    }
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [b"cyber: [\n", b"cyber: {}\n", b"\xff\xfe"],
-    ids=["not YAML", "a key twice", "not UTF-8"],
-)
-async def test_k35_a_broken_edit_keeps_the_last_good_revision(gate, ticking, fault):
-    key = gate.keys.get("broken-1") or await gate.member("broken")
-    tag = f"broken-{len(gate.records('policy.rejected'))}"
-    call = await streaming(gate, ticking, MESSAGES, key, tag, model=RESTRICTED)
-    before = (await gate.status())["revision"]
-    rejected = len(gate.records("policy.rejected"))
-    path = gate.data("tiers")
-    original = path.read_bytes()
-    path.write_bytes(original + fault)
-    try:
-        found = await gate.recorded("policy.rejected", rejected + 1)
-        assert any("tiers.yaml" in finding for finding in found[-1]["findings"]), found[-1]
-        assert (await gate.status())["revision"] == before
-        fresh = await answered(gate, MESSAGES, key, MESSAGES.body(model=RESTRICTED, stream=False))
-        assert fresh.status == 200
-    finally:
-        path.write_bytes(original)
-    ticking.finish.set()
-    answer = await asyncio.wait_for(call.end(), 5)
-    assert answer.complete
-    assert answer.body == ticking.replies[tag].sent

@@ -241,7 +241,11 @@ async def test_k39_a_route_that_is_none_is_raised_once(gate, wire):
     [
         ("chat", {"Model": "gpt-5.5"}, ("`model`", "spell it")),
         ("chat", {"max_completion_tokens": "many"}, ("`max_completion_tokens` must be a whole",)),
-        ("responses", {"previous_response_id": "r-1"}, ("Send content inline", "previous_response")),
+        (
+            "responses",
+            {"previous_response_id": "r-1"},
+            ("Send content inline", "previous_response"),
+        ),
         ("responses", {"background": True}, ("Send content inline", "`background`")),
         ("messages", {"fallbacks": "default"}, ("fallbacks", "list the models")),
         ("messages", {"container": "c-1"}, ("Send content inline", "`container`")),
@@ -251,9 +255,7 @@ async def test_k39_a_body_that_cannot_be_judged_is_raised_once(gate, wire, extra
     vendor = anthropic if wire == "messages" else openai
     model = "opus-4.8" if wire == "messages" else "gpt-5.5"
     key = gate.keys["newcomer-1"]
-    _, message = await refused(
-        gate, wire, key, model, vendor.BadRequestError, extra_body=extra
-    )
+    _, message = await refused(gate, wire, key, model, vendor.BadRequestError, extra_body=extra)
     stands_alone(message, *words)
 
 
@@ -341,9 +343,7 @@ async def test_k39_what_no_retry_would_mend_is_raised_once_the_rest_thrice(gate,
         (hangs_up, 3, ("try again",)),
     ):
         upstream.script = script
-        _, message = await refused(
-            gate, wire, key, model, vendor.InternalServerError, posts=posts
-        )
+        _, message = await refused(gate, wire, key, model, vendor.InternalServerError, posts=posts)
         stands_alone(message, *words)
 
 

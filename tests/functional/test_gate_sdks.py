@@ -120,9 +120,11 @@ async def test_responses_streamed(gate):
 
 
 async def test_responses_stream_helper(gate):
-    async with openai_client(gate, "red-1") as client:
-        async with client.responses.stream(model="gpt-5.5", input="hi") as stream:
-            final = await stream.get_final_response()
+    async with (
+        openai_client(gate, "red-1") as client,
+        client.responses.stream(model="gpt-5.5", input="hi") as stream,
+    ):
+        final = await stream.get_final_response()
     assert final.output_text == "hello there"
 
 
@@ -172,12 +174,12 @@ async def test_messages_streamed(gate):
 
 
 async def test_messages_stream_helper(gate):
-    async with anthropic_client(gate, "red-1") as client:
-        async with client.messages.stream(
-            model="mythos-5", max_tokens=50, messages=SAID
-        ) as stream:
-            words = [word async for word in stream.text_stream]
-            final = await stream.get_final_message()
+    async with (
+        anthropic_client(gate, "red-1") as client,
+        client.messages.stream(model="mythos-5", max_tokens=50, messages=SAID) as stream,
+    ):
+        words = [word async for word in stream.text_stream]
+        final = await stream.get_final_message()
     assert words == ["hello ", "there "]
     assert final.stop_reason == "end_turn"
     assert final.usage.output_tokens == 5

@@ -22,6 +22,7 @@ from tests.support.calls import (
     Call,
     Ticking,
     answered,
+    records_of,
     silent,
     tag_of,
     unfinished,
@@ -127,21 +128,6 @@ async def gate(tmp_path_factory, upstream, dark):
     assert all(report.verdict == "ok" for report in running.verify())
 
 
-async def recorded(gate: Gate, kind: str, member: str, count: int = 1) -> list[dict]:
-    """This member's records; of outcomes, those of his intents."""
-    while True:
-        found = gate.records(kind)
-        if kind == "access.outcome":
-            intents = await recorded(gate, "access.intent", member, count)
-            mine = {intent["request_id"] for intent in intents}
-            found = [each for each in found if each["request_id"] in mine]
-        else:
-            found = [each for each in found if each["subject"]["id"] == member]
-        if len(found) >= count:
-            return found
-        await asyncio.sleep(0.02)
-
-
 async def until_received(upstream: Upstream, tag: str) -> Reply:
     while True:
         for received, reply in zip(upstream.received, upstream.replies, strict=False):
@@ -159,12 +145,12 @@ async def time_to_close(reply: Reply, call: Call) -> float:
 
 async def assert_settled(gate: Gate, member: str, wire, status: str = "client_abort") -> None:
     """Its stream is free again, its output tokens are spent as reserved, the record says so."""
-    (outcome,) = await recorded(gate, "access.outcome", member)
+    (outcome,) = await records_of(gate, "access.outcome", member)
     assert outcome["status"] == status, outcome
     assert outcome["tokens"]["usage_source"] == "reserved"
     after = await answered(gate, wire, gate.keys[f"{member}-1"], wire.body("ok", stream=False))
     assert after.status == 200, after.body
-    intents = await recorded(gate, "access.intent", member, 2)
+    intents = await records_of(gate, "access.intent", member, 2)
     (output,) = [one for one in intents[1]["limits"] if one["name"].startswith("output_tokens")]
     assert output["left"] == OUTPUT_BURST - 2 * RESERVED
 
@@ -218,11 +204,11 @@ async def test_k40_queued_for_an_upstream_slot(gate, upstream):
     holding = await Call.start(gate, CHAT, first, CHAT.body("mid-slot", model=model))
     reply = await until_received(upstream, "mid-slot")
     waiting = await Call.start(gate, CHAT, second, CHAT.body("queued", model=model))
-    await recorded(gate, "access.intent", "second")
+    await records_of(gate, "access.intent", "second")
     loop = asyncio.get_running_loop()
     since = loop.time()
     waiting.gone()
-    (outcome,) = await recorded(gate, "access.outcome", "second")
+    (outcome,) = await records_of(gate, "access.outcome", "second")
     took = loop.time() - since
     print(f"queued: recorded after {took * 1000:.1f} ms")
     assert took < BOUND_S
@@ -265,7 +251,7 @@ async def test_k40_while_its_body_is_still_on_its_way(gate, upstream, wire):
     call = await Call.start(gate, wire, key, wire.body(member), sent=0.5)
     await asyncio.sleep(0.1)
     call.gone()
-    (denied,) = await recorded(gate, "access.denied", member)
+    (denied,) = await records_of(gate, "access.denied", member)
     assert denied["reason"] == "client_gone"
     assert member not in {tag_of(received) for received in upstream.received}
     assert (await answered(gate, wire, key, wire.body("ok", stream=False))).status == 200
@@ -318,7 +304,7 @@ async def test_k41_clients_that_read_nothing_cost_bounded_memory_and_are_cut(gat
     print(f"20 deaf clients: +{largest - before:.1f} MB, the last cut after {last:.2f} s")
     assert largest - before < 20
     for name in names:
-        (outcome,) = await recorded(gate, "access.outcome", name)
+        (outcome,) = await records_of(gate, "access.outcome", name)
         assert (outcome["status"], outcome["reason"]) == ("client_abort", "client_stalled")
     for call in calls:
         call.gone()
@@ -330,7 +316,7 @@ async def test_k41_a_whole_answer_that_is_not_read(gate, upstream):
     call = await deaf(gate, CHAT, key, "flow-1")
     reply = await until_received(upstream, "flow-1")
     await asyncio.wait_for(reply.until_closed(), 10)
-    (outcome,) = await recorded(gate, "access.outcome", "flow-1")
+    (outcome,) = await records_of(gate, "access.outcome", "flow-1")
     assert (outcome["status"], outcome["reason"]) == ("client_abort", "client_stalled")
     call.gone()
 

@@ -197,3 +197,40 @@ class Ticking:
         while tag not in self.replies:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return self.replies[tag]
+
+
+async def streaming(
+    gate: Gate, ticking: Ticking, wire: Wire, key: str, tag: str, **body: object
+) -> Call:
+    """A call whose stream has begun and is read in the background."""
+    call = (await Call.start(gate, wire, key, wire.body(tag, **body))).read()
+    await asyncio.wait_for(ticking.reached(tag), 10)
+    return call
+
+
+def said_so(wire: Wire, call: Call) -> dict[str, str]:
+    """The error that ended this stream, as its dialect has it; the stream ended cleanly after it
+    and not as a finished answer does."""
+    assert call.answer is not None
+    assert call.answer.complete, "the connection was cut without a word"
+    events = call.answer.body.decode().strip().split("\n\n")
+    last = dict(line.split(": ", 1) for line in events[-1].split("\n"))
+    if wire is RESPONSES:
+        assert "event: response.failed" in events[-2]
+    assert last.get("event", "") == ("" if wire is CHAT else "error")
+    assert "[DONE]" not in last["data"]
+    return json.loads(last["data"])["error"]
+
+
+async def records_of(gate: Gate, kind: str, member: str, count: int = 1) -> list[dict]:
+    """Wait for this member's records of a type; of outcomes, those of his intents."""
+    while True:
+        mine = [each for each in gate.records() if each.get("subject", {}).get("id") == member]
+        if kind == "access.outcome":
+            calls = {each["request_id"] for each in mine if each["type"] == "access.intent"}
+            found = [each for each in gate.records(kind) if each["request_id"] in calls]
+        else:
+            found = [each for each in mine if each["type"] == kind]
+        if len(found) >= count:
+            return found
+        await asyncio.sleep(0.02)

@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ from gateway.audit.read import LogReader
 from gateway.audit.verify import Report, parse_vkey, verify_directory
 from gateway.control.client import ControlClient, ControlUnavailable
 from gateway.identity import api_keys
+from gateway.registry.mac import load_secret
+from gateway.registry.registry import MASTER_KEY_FILE
+from gateway.registry.subject_keys import unwrap
 from gateway.state import StateDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -126,6 +130,7 @@ class Gate:
 
     async def refused(self) -> tuple[int, str]:
         """Start one that must not start: its exit code, and what it said."""
+        self.log_path.unlink(missing_ok=True)
         await self.start(until_ready=False)
         assert self._process is not None
         try:
@@ -153,10 +158,10 @@ class Gate:
         for pid in map(int, children.read_text().split() if children.exists() else ()):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-                if "run" in words:
-                    kind = words[words.index("run") + 1]
-                    index = words[words.index("--index") + 1] if "--index" in words else ""
-                    found[f"{kind}-{index}" if index else kind] = pid
+                if "--index" in words:
+                    found[f"data-{words[words.index('--index') + 1]}"] = pid
+                elif any(word.endswith(".control") for word in words):
+                    found["control"] = pid
         return found
 
     async def replaced(self, name: str, before: int) -> int:
@@ -254,6 +259,22 @@ class Gate:
                 if not kind or record["type"] == kind:
                     found.append(record)
         return found
+
+    def facts(self) -> dict[str, bytes]:
+        """All sealed facts, opened with the keys of their members; by request id."""
+        master = load_secret(self.state.keys / MASTER_KEY_FILE, create=False)
+        with contextlib.closing(sqlite3.connect(self.state.registry)) as registry:
+            wrapped = dict(registry.execute("SELECT member, wrapped FROM subject_keys"))
+        opened = {}
+        for shard in sorted(self.state.audit.iterdir()):
+            for entry in LogReader(shard).entries():
+                if entry.sealed is not None:
+                    record = entry.json()
+                    member = record["subject"]["id"]
+                    key = unwrap(master, member, wrapped[member])
+                    assert key is not None
+                    opened[record["request_id"]] = entry.facts(key)
+        return opened
 
     async def recorded(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
         """Wait for records of a type whose fields have these values."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass
@@ -132,15 +133,21 @@ async def call(
         return await connection.answer()
 
 
-async def send_raw(port: int, data: bytes, *, wait_s: float = 5.0) -> bytes:
-    """Exactly these bytes; everything that comes back before the gateway closes or falls silent."""
+async def send_raw(port: int, data: bytes, *, silence_s: float = 0.2) -> bytes:
+    """Exactly these bytes; everything that comes back before the gateway closes or falls silent.
+
+    The first byte may take five seconds; after it, so long a pause is the end.
+    """
     async with connect(port) as connection:
         await connection.send(data)
         received = bytearray()
         try:
-            async with asyncio.timeout(wait_s):
-                while piece := await connection.reader.read(65_536):
-                    received += piece
+            while True:
+                async with asyncio.timeout(silence_s if received else 5.0):
+                    piece = await connection.reader.read(65_536)
+                if not piece:
+                    break
+                received += piece
         except (TimeoutError, ConnectionError):
             pass
         return bytes(received)
@@ -164,7 +171,7 @@ class CountingProxy:
     def posts(self) -> int:
         return self.sent.count(b"POST /")
 
-    async def __aenter__(self) -> CountingProxy:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 

@@ -58,12 +58,13 @@ async def test_the_memo_answers_with_the_facts_that_were_evaluated() -> None:
 
 
 async def test_k12_an_answer_that_hides_a_model_is_not_remembered() -> None:
-    rules = small_bundle().modules["sluicegate/decision.rego"].replace('"tier"', '"model_not_found"')
-    judge, _ = await judge_with(small_bundle(rules=rules))
+    told = small_bundle().modules["sluicegate/decision.rego"]
+    hidden = told.replace('"tier"', '"model_not_found"')
+    judge, _ = await judge_with(small_bundle(rules=hidden))
     for _ in range(2):
-        hidden = await judge.judge(small_facts(cyber=1))
-        assert hidden.decision.hides
-        assert not hidden.memo
+        judgement = await judge.judge(small_facts(cyber=1))
+        assert judgement.decision.hides
+        assert not judgement.memo
     assert len(judge.memo) == 0
     assert not (await judge.judge(small_facts())).memo
     assert (await judge.judge(small_facts())).memo

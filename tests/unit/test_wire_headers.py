@@ -57,6 +57,7 @@ STRIPPED = [
     "Host", "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Proxy-Connection",
     "Proxy-Authorization", "TE", "Trailer", "Upgrade", "HTTP2-Settings", "Expect",
     "Authorization", "X-API-Key", "api-key", "Cookie", "DPoP", "Client-Cert",
+    "X-Model", "x_ai_eg_model", "X-Model-Id",
     "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Uri", "X-Forwarded-Client-Cert",
     "Forwarded", "Via", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Original-URL",
     "X-Rewrite-URL", "X-Envoy-Original-Path", "X-HTTP-Method-Override",

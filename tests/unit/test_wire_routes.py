@@ -172,8 +172,19 @@ LENGTH = (b"content-length", b"5")
 POST = [HOST, JSON, LENGTH]
 
 
-def framed(headers, method="POST", target=b"/v1/messages"):
-    return check_framing(method, target, headers)
+def framed(headers, method="POST", target=b"/v1/messages", version="1.1"):
+    return check_framing(method, target, headers, version)
+
+
+def test_k1_the_version_is_one_whose_framing_is_known():
+    chunked = [HOST, JSON, (b"transfer-encoding", b"chunked")]
+    assert framed(POST, version="1.0") is None
+    for headers, version in ((chunked, "1.0"), (POST, "2.0"), (POST, "0.9")):
+        assert framed(headers, version=version).reason is Reason.FRAMING_INVALID
+
+
+def test_k3_a_target_has_no_fragment():
+    assert framed(POST, target=b"/v1/messages#x").reason is Reason.FRAMING_INVALID
 
 
 @pytest.mark.parametrize(
