@@ -25,6 +25,7 @@ from gateway.policy.lifecycle import Lifecycle
 from gateway.policy.opa import OpaEngine
 from gateway.proxy.answerer import Answerer
 from gateway.proxy.entry import Entry
+from gateway.proxy.judging import Judging
 from gateway.proxy.memory import MemoryBudget
 from gateway.proxy.network import KeyedHashes
 from gateway.proxy.pace import Pace
@@ -78,6 +79,7 @@ async def run_data_worker(process: Process) -> None:
     if isinstance(engine, OpaEngine):
         await engine.start()
     worker: DataWorker
+    identifier = Identifier(snapshot, clock, egress.get)
     pipeline = Pipeline(
         settings=PipelineSettings(
             max_body_bytes=settings.data.max_body_bytes,
@@ -86,10 +88,10 @@ async def run_data_worker(process: Process) -> None:
             unrestricted_on_limiter_failure=settings.limits.unrestricted_on_failure == "allow",
         ),
         clock=clock,
-        identifier=Identifier(snapshot, clock, egress.get),
+        identifier=identifier,
         guard=AttemptGuard(**settings.attempts.model_dump()),
         pace=Pace(AttemptGuard(**settings.attempts.model_dump())),
-        judge=judge,
+        judging=Judging(judge=judge, clock=clock, identifier=identifier, metrics=metrics),
         limiter=limiter,
         log=log,
         summary=RefusalSummary(),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ from msgspec import Struct
 
 from gateway.core.ids import new_request_id
 from gateway.core.reasons import Reason
-from gateway.core.refusal import Refusal
+from gateway.core.refusal import Refusal, Refused
 from gateway.wire.dialects import Dialect
 
 if TYPE_CHECKING:
@@ -173,6 +174,30 @@ class Exchange:
     def restricted(self) -> bool:
         """Whether a restricted model serves this, as far as is known."""
         return self.reached < Step.ADMIT or self.entry.restricted
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A part of the path that merely waits, so that an interruption may end it.
+
+        Raises:
+            Refused: it was interrupted before, or without being cancelled.
+        """
+        self.raise_if_interrupted()
+        self.interruptible = True
+        try:
+            yield
+        finally:
+            self.interruptible = False
+        self.raise_if_interrupted()
+
+    def raise_if_interrupted(self) -> None:
+        """Between two steps: go on only if nobody ended the exchange meanwhile.
+
+        Raises:
+            Refused: somebody did.
+        """
+        if self.interruption is not None:
+            raise Refused(self.interruption)
 
     def interrupt(self, refusal: Refusal) -> None:
         """End this exchange for ``refusal``; the first one stands."""

@@ -20,8 +20,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -31,15 +30,13 @@ from gateway.audit.writer import AuditLog
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.clock import Clock
 from gateway.core.decision import Effect, LimitKey
-from gateway.core.facts import Facts, Wire
+from gateway.core.facts import Action, Wire
 from gateway.core.ids import new_decision_id
 from gateway.core.permit import Permit, Target
 from gateway.core.protocols import (
-    EngineUnavailable,
     Limiter,
     LimiterUnavailable,
     LogUnavailable,
-    Revision,
     Unreserved,
 )
 from gateway.core.reasons import Fault, Reason
@@ -47,17 +44,16 @@ from gateway.core.refusal import Refusal, Refused
 from gateway.identity.credentials import presented
 from gateway.identity.identify import Identifier
 from gateway.limits.attempts import AttemptGuard
-from gateway.policy.judge import Judge, Judgement
 from gateway.proxy import recording, refusals
 from gateway.proxy.answerer import Answerer
-from gateway.proxy.evaluation import action_of, context_of, facts_of, list_action
+from gateway.proxy.evaluation import action_of
 from gateway.proxy.exchange import Exchange, Step
 from gateway.proxy.inflight import Inflight
+from gateway.proxy.judging import Judged, Judging
 from gateway.proxy.memory import MemoryBudget
-from gateway.proxy.network import KeyedHashes, NetworkLabels
+from gateway.proxy.network import KeyedHashes
 from gateway.proxy.pace import Pace
 from gateway.proxy.relay import Relay
-from gateway.proxy.subjects import Budgets, Subjects
 from gateway.proxy.upstream import UpstreamFailed, Upstreams
 from gateway.telemetry.metrics import Metrics
 from gateway.wire import edits, headers, models, request, routes
@@ -89,7 +85,6 @@ LISTED_WIRES = {
 }
 """The wires whose models stand in a list, by whether Anthropic's list was asked for."""
 GENERATING = frozenset({Wire.CHAT, Wire.RESPONSES, Wire.MESSAGES})
-DECIDE_ATTEMPTS = 3
 BYTES_PER_TOKEN = 3
 """An estimate for reservations, on the high side; settlement corrects it."""
 
@@ -121,7 +116,7 @@ class Pipeline:
         identifier: Identifier,
         guard: AttemptGuard,
         pace: Pace,
-        judge: Judge,
+        judging: Judging,
         limiter: Limiter,
         log: AuditLog,
         summary: RefusalSummary,
@@ -134,11 +129,10 @@ class Pipeline:
         registry_age: Callable[[], float],
     ) -> None:
         self.settings = settings
-        self.clock = clock
         self.identifier = identifier
         self.guard = guard
         self.pace = pace
-        self.judge = judge
+        self.judging = judging
         self.limiter = limiter
         self.log = log
         self.summary = summary
@@ -149,10 +143,7 @@ class Pipeline:
         self.memory = memory
         self.addresses = addresses
         self.registry_age = registry_age
-        self.inflight = Inflight(clock, self.recheck)
-        self.subjects = Subjects()
-        self.budgets = Budgets(clock)
-        self.networks = NetworkLabels({})
+        self.inflight = Inflight(clock, judging.recheck)
         self.draining: Refusal | None = None
 
     # The whole path
@@ -243,12 +234,12 @@ class Pipeline:
             raise Refused(found)
         exchange.credential_sha256 = hashlib.sha256(found.text.encode()).hexdigest()
         try:
-            with waiting(exchange):
+            with exchange.waiting():
                 exchange.principal = await self.identifier.principal_of(found)
         except Refused:
             self._attempt(head.address, exchange.credential_sha256)
             raise
-        exchange.network = self.networks.of(head.address)
+        exchange.network = self.judging.network_of(head.address)
         exchange.reached = Step.IDENTIFY
         self._attempt(None, exchange.credential_sha256)
         self.inflight.enter(exchange)
@@ -276,7 +267,7 @@ class Pipeline:
         overdue = asyncio.get_running_loop().call_later(
             self.settings.body_timeout_s, exchange.interrupt, refusals.REQUEST_TIMEOUT
         )
-        with waiting(exchange):
+        with exchange.waiting():
             try:
                 more = True
                 while more:
@@ -315,73 +306,46 @@ class Pipeline:
         parsed = exchange.parsed
         exchange.decision_id = new_decision_id()
         action = action_of(exchange.wire, parsed)
-        with waiting(exchange):
-            judged = await self._judge_all(exchange, action, (parsed.model, *parsed.other_models))
-            _, facts, binding = max(judged, key=lambda one: one[2].decision.effect.severity)
-            exchange.requested = judged[0][1].resource.id
-            exchange.judgement, exchange.reached = binding, Step.DECIDE
-            effect = binding.decision.effect
-            if effect is Effect.DOWNGRADE:
-                substitute = binding.decision.model if len(judged) == 1 else None
-                judged = await self._judge_all(exchange, action, (substitute or "",))
-                if judged[0][2].revision != binding.revision:
-                    raise Refused(refusals.POLICY_ERROR)  # offered by another revision
-                if judged[0][2].decision.effect is not Effect.ALLOW:
-                    raise Refused(refusals.downgrade_refused(exchange.decision_id))
-                exchange.judgement = recording.downgraded(binding, judged[0][2])
-            elif effect is not Effect.ALLOW:
-                refusal = refusals.denied(binding, exchange.decision_id)
+        with exchange.waiting():
+            names = (parsed.model, *parsed.other_models)
+            judged = await self.judging.judge_all(exchange, action, names)
+            binding = max(judged, key=lambda one: one.effect.severity)
+            exchange.requested = judged[0].facts.resource.id
+            exchange.judgement, exchange.reached = binding.judgement, Step.DECIDE
+            if binding.effect is Effect.DOWNGRADE:
+                judged = await self._substitute(exchange, action, binding, alone=len(judged) == 1)
+            elif binding.effect is not Effect.ALLOW:
+                refusal = refusals.denied(binding.judgement, exchange.decision_id)
                 if refusal.reason is not Reason.MODEL_NOT_FOUND:
-                    exchange.model_label = facts.resource.id
+                    exchange.model_label = binding.facts.resource.id
                 raise Refused(refusal)
         exchange.entry = self._served_here(exchange, judged)
         exchange.model_label = exchange.entry.id
-        exchange.standing = tuple(one[1] for one in judged)
-        exchange.valid_until = min(one[2].valid_until for one in judged)
+        exchange.standing = tuple(one.facts for one in judged)
+        exchange.valid_until = min(one.judgement.valid_until for one in judged)
         self.inflight.schedule(exchange)
         exchange.clock_step("decide", since)
 
-    async def _judge_all(
-        self, exchange: Exchange, action: object, names: Sequence[str]
-    ) -> list[tuple[CatalogueEntry | None, Facts, Judgement]]:
-        """Judge under one revision and one state of the caller. Where an engine takes its time,
-        either may change meanwhile; until this returns a re-check finds nothing to ask again."""
-        for _ in range(DECIDE_ATTEMPTS):
-            revision, principal = self._revision(), exchange.principal
-            judged = [
-                await self._judge(exchange, revision, action, name) for name in dict.fromkeys(names)
-            ]
-            if self.judge.revision is revision and exchange.principal is principal:
-                return judged
-        raise Refused(refusals.POLICY_ERROR)
+    async def _substitute(
+        self, exchange: Exchange, action: Action, asked: Judged, *, alone: bool
+    ) -> list[Judged]:
+        """The model that a downgrade offers, judged in its own right: plainly allowed, or no."""
+        offered = asked.judgement.decision.model if alone else None
+        if offered is None:
+            raise Refused(refusals.downgrade_refused(exchange.decision_id))
+        (substitute,) = await self.judging.judge_all(exchange, action, (offered,))
+        if substitute.judgement.revision != asked.judgement.revision:
+            raise Refused(refusals.POLICY_ERROR)  # offered by another revision
+        if substitute.effect is not Effect.ALLOW:
+            raise Refused(refusals.downgrade_refused(exchange.decision_id))
+        exchange.judgement = recording.downgraded(asked.judgement, substitute.judgement)
+        return [substitute]
 
-    async def _judge(
-        self, exchange: Exchange, revision: Revision, action: object, name: str
-    ) -> tuple[CatalogueEntry | None, Facts, Judgement]:
-        entry = revision.catalogue.get(revision.aliases.get(name, name))
-        facts = facts_of(
-            self.subjects.of(exchange.principal),
-            action,  # type: ignore[arg-type]
-            entry.id if entry is not None else None,
-            context_of(self.clock, exchange.network, self.budgets.of(exchange.principal.member.id)),
-        )
-        try:
-            judgement = await self.judge.judge(facts)
-        except EngineUnavailable:
-            self.metrics.engine_error()
-            raise Refused(refusals.POLICY_ERROR) from None
-        self.metrics.memo(hit=judgement.memo)
-        return entry, facts, judgement
-
-    def _served_here(
-        self,
-        exchange: Exchange,
-        judged: Sequence[tuple[CatalogueEntry | None, Facts, Judgement]],
-    ) -> CatalogueEntry:
+    def _served_here(self, exchange: Exchange, judged: Sequence[Judged]) -> CatalogueEntry:
         """What is allowed must also be served: on this wire, by one endpoint that settings know.
         Only a caller who may use the model learns this much about it."""
         entries = []
-        for entry, _, _ in judged:
+        for entry in (one.entry for one in judged):
             if entry is None:
                 raise Refused(refusals.POLICY_ERROR)  # a rule allowed what does not exist
             entries.append(entry)
@@ -396,12 +360,6 @@ class Pipeline:
         ):
             raise Refused(refusals.ENDPOINT_UNKNOWN)
         return first
-
-    def _revision(self) -> Revision:
-        revision = self.judge.revision
-        if revision is None:
-            raise Refused(refusals.POLICY_ERROR)
-        return revision
 
     # 4 Admit
 
@@ -440,7 +398,7 @@ class Pipeline:
         exchange.reservation = outcome
         exchange.reached = Step.ADMIT
         exchange.clock_step("admit", since)
-        raise_if_interrupted(exchange)
+        exchange.raise_if_interrupted()
 
     # 5 Record
 
@@ -472,7 +430,7 @@ class Pipeline:
             raise Refused(refusals.LOG_UNAVAILABLE) from None
         exchange.reached = Step.RECORD
         exchange.clock_step("record", since)
-        raise_if_interrupted(exchange)
+        exchange.raise_if_interrupted()
         return Permit(
             request_id=exchange.request_id,
             decision=judgement.decision,
@@ -506,13 +464,14 @@ class Pipeline:
         since = time.monotonic()
         self.metrics.stream_open(exchange.wire.value)
         try:
-            with waiting(exchange):
-                exchange.reached = Step.FORWARD
-                async with self.upstreams.forward(permit, sent) as response:
-                    exchange.clock_step("upstream", since)
-                    exchange.upstream_status = response.status
-                    exchange.upstream_request_id = response.request_id
-                    await self.relay.answer(exchange, response, self.record_outcome)
+            with exchange.waiting():
+                async with self.upstreams.slot(endpoint):
+                    exchange.reached = Step.FORWARD
+                    async with self.upstreams.forward(permit, sent) as response:
+                        exchange.clock_step("upstream", since)
+                        exchange.upstream_status = response.status
+                        exchange.upstream_request_id = response.request_id
+                        await self.relay.answer(exchange, response, self.record_outcome)
         finally:
             self.metrics.stream_close(exchange.wire.value)
 
@@ -554,7 +513,30 @@ class Pipeline:
         if exchange.reservation is not None and not exchange.settled:
             exchange.settled = True
             await exchange.reservation.settle(recording.tokens_used(exchange))
-            self.budgets.note(exchange.principal.member.id, exchange.reservation.states)
+            self.judging.note_budgets(exchange)
+
+    # Model lists: decided like calls, answered here
+
+    async def list_models(self, exchange: Exchange) -> None:
+        """What this credential may call now, and nothing else (D2).
+
+        Raises:
+            Refused: ``GET /v1/models/{id}`` names a model that he may not call.
+        """
+        route = exchange.route
+        with exchange.waiting():
+            entries = await self.judging.callable_models(
+                exchange, LISTED_WIRES[route.dialect is Dialect.ANTHROPIC]
+            )
+        if not route.model_id:
+            await self.answerer.document(exchange, models.model_list(route.dialect, entries))
+            return
+        wanted = self.judging.resolve(route.model_id)
+        for entry in entries:
+            if entry is wanted:
+                await self.answerer.document(exchange, models.model_entry(route.dialect, entry))
+                return
+        raise Refused(refusals.MODEL_NOT_FOUND)
 
     # Refusing
 
@@ -605,93 +587,3 @@ class Pipeline:
     def malformed(self, address: str) -> None:
         """The server's parser refused a request before there was an exchange."""
         self.summary.count(Reason.FRAMING_INVALID, self.addresses.digest(address))
-
-    # Model lists: decided like calls, answered here
-
-    async def list_models(self, exchange: Exchange) -> None:
-        """What this credential may call now, and nothing else (D2).
-
-        Raises:
-            Refused: ``GET /v1/models/{id}`` names a model that he may not call.
-        """
-        route = exchange.route
-        revision = self._revision()
-        wires = LISTED_WIRES[route.dialect is Dialect.ANTHROPIC]
-        callable_now = []
-        with waiting(exchange):
-            for entry in revision.catalogue.values():
-                for wire in entry.wires:
-                    if wire in wires:
-                        _, _, judgement = await self._judge(
-                            exchange, revision, list_action(wire), entry.id
-                        )
-                        if judgement.decision.allows:
-                            callable_now.append(entry)
-                            break
-        if not route.model_id:
-            await self.answerer.document(exchange, models.model_list(route.dialect, callable_now))
-            return
-        wanted = revision.aliases.get(route.model_id, route.model_id)
-        for entry in callable_now:
-            if entry.id == wanted:
-                await self.answerer.document(exchange, models.model_entry(route.dialect, entry))
-                return
-        raise Refused(refusals.MODEL_NOT_FOUND)
-
-    # Continuous re-check
-
-    async def recheck(self, exchange: Exchange) -> Refusal | None:
-        """Ask again what let a running exchange in; a refusal ends it."""
-        if exchange.interruption is not None:
-            return None
-        principal = self.identifier.refresh(exchange.principal)
-        if principal is None:
-            return refusals.CREDENTIAL_WITHDRAWN
-        exchange.principal = principal
-        subject = self.subjects.of(principal)
-        context = context_of(self.clock, exchange.network, self.budgets.of(principal.member.id))
-        valid_until = float("inf")
-        for facts in exchange.standing:
-            current = facts_of(subject, facts.action, facts.resource.id, context)
-            try:
-                judgement = await self.judge.judge(current)
-            except EngineUnavailable:
-                self.metrics.engine_error()
-                return refusals.POLICY_ERROR
-            if judgement.decision.effect is not Effect.ALLOW:
-                return refusals.withdrawn(judgement, exchange.decision_id)
-            valid_until = min(valid_until, judgement.valid_until)
-        if exchange.standing:
-            now = self.clock.now()  # a rule that says that it is over is asked once a second
-            exchange.valid_until = valid_until if valid_until > now else now + 1
-        return None
-
-    def revision_changed(self) -> None:
-        """Compile what depends on the revision's data."""
-        revision = self.judge.revision
-        if revision is not None:
-            self.networks = NetworkLabels(revision.networks)
-            self.metrics.revision(revision.id)
-            self.metrics.show_models(revision.catalogue.keys() - revision.hidden)
-
-
-@contextmanager
-def waiting(exchange: Exchange) -> Iterator[None]:
-    """A part of the path that merely waits, so that an interruption may end it.
-
-    Raises:
-        Refused: it was interrupted before, or without being cancelled.
-    """
-    raise_if_interrupted(exchange)
-    exchange.interruptible = True
-    try:
-        yield
-    finally:
-        exchange.interruptible = False
-    raise_if_interrupted(exchange)
-
-
-def raise_if_interrupted(exchange: Exchange) -> None:
-    """Between two steps: go on only if nobody ended the exchange meanwhile."""
-    if exchange.interruption is not None:
-        raise Refused(exchange.interruption)

@@ -176,6 +176,11 @@ class Upstreams:
         """Headers that every call to an endpoint bears: the provider's account selectors."""
         return self._upstreams[endpoint].headers
 
+    def slot(self, endpoint: str) -> asyncio.Semaphore:
+        """A place among an endpoint's connections: to be entered before ``forward``, so that a
+        caller who gives up while he waits for it has sent nothing."""
+        return self._slots[endpoint]
+
     @asynccontextmanager
     async def forward(
         self, permit: Permit, headers: Sequence[tuple[bytes, bytes]]
@@ -188,21 +193,20 @@ class Upstreams:
         upstream = self._upstreams[permit.target.endpoint]
         url = URL(upstream.origin + permit.target.path, encoded=True)
         session = self._sessions[permit.target.endpoint]
-        async with self._slots[permit.target.endpoint]:
-            response = await self._send(session, url, permit.body, headers, upstream)
-            try:
-                yield UpstreamResponse(
-                    status=response.status,
-                    headers=list(response.raw_headers),
-                    _response=response,
-                    _idle_timeout_s=upstream.idle_timeout_s,
-                )
-            finally:
-                # Back to the pool only when the answer was read to its end.
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
+        response = await self._send(session, url, permit.body, headers, upstream)
+        try:
+            yield UpstreamResponse(
+                status=response.status,
+                headers=list(response.raw_headers),
+                _response=response,
+                _idle_timeout_s=upstream.idle_timeout_s,
+            )
+        finally:
+            # Back to the pool only when the answer was read to its end.
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
 
     async def _send(
         self,

@@ -86,7 +86,7 @@ class DataWorker:
     def ready(self) -> bool:
         """Whether calls can be decided and recorded here."""
         return (
-            self.pipeline.judge.revision is not None
+            self.pipeline.judging.judge.revision is not None
             and self._snapshot.epoch >= 0
             and self._log.failed is None
             and self.pipeline.draining is None
@@ -202,7 +202,7 @@ class DataWorker:
         activation = await self._lifecycle.activate(bundle)
         if not activation.active:
             return 0, activation.stage, activation.findings
-        self.pipeline.revision_changed()
+        self.pipeline.judging.revision_changed()
         return await self.pipeline.inflight.touch_all(), activation.stage, ()
 
     async def _touch_all(self) -> None:
@@ -215,8 +215,8 @@ class DataWorker:
         pipeline.metrics.log_lag(self._log.lag_records, self._log.lag_s)
         if link is None:
             return
-        revision = pipeline.judge.revision
-        memo = pipeline.judge.memo
+        revision = pipeline.judging.judge.revision
+        memo = pipeline.judging.judge.memo
         with suppress(ConnectionError):
             await link.send(
                 bus.Report(

@@ -375,7 +375,7 @@ async def test_k48_a_drain_is_bounded_and_ends_streams_with_an_error(gate, upstr
     assert await asyncio.wait_for(stopped, 15) == 0
     took = loop.time() - since
     print(f"unready after {unready * 1000:.0f} ms, ended after {took:.2f} s")
-    assert took < DRAIN_S + 6
+    assert took < DRAIN_S + 8  # a client that is still sending may hear its refusal for a while
     deciding.gone()
     statuses = [one["status"] for one in await records_of(gate, "access.outcome", "drained", 4)]
     assert sorted(statuses) == ["ok", "shutdown", "shutdown", "shutdown"]

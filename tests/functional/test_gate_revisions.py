@@ -20,9 +20,10 @@ from tests.support.calls import (
     records_of,
     said_so,
     streaming,
+    tag_of,
 )
 from tests.support.gate import Gate, running_gate
-from tests.support.upstream import Upstream
+from tests.support.upstream import Received, Reply, Upstream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
 
@@ -55,7 +56,7 @@ async def gate(tmp_path_factory, upstream):
                 "    tiers: {cyber: 2}\n    bound_credential: true",
                 "    tiers: {cyber: 2}",
             ),
-            "limits": ("rate: 60, period_s: 60, burst: 60", "rate: 60, period_s: 60, burst: 6000"),
+            "limits": ("period_s: 60, burst: 120}", "period_s: 60, burst: 12000}"),
         }
         for name, (old, new) in edits.items():
             text = gate.data(name).read_text()
@@ -111,21 +112,28 @@ async def test_a_wave_opens_at_its_second_with_no_deploy(gate):
         assert (await gate.status())["revision"] == revision
 
 
-async def test_a_new_revision_cuts_what_it_denies_restricted_models_first(gate, ticking):
+async def test_a_new_revision_cuts_what_it_denies_restricted_models_first(gate, upstream, ticking):
     """Unrestricted streams that began earlier are asked later; what stays allowed loses nothing."""
     general, trusted, limited = [
         [await gate.member(f"{stage}-{n}") for n in range(3)]
         for stage in ("general", "trusted", "limited")
     ]
+    # Nothing is under way in what is cut, so that their ends come in the order of their cuts.
+    quiet = Ticking(every_s=1000)
+
+    async def script(request: Received, reply: Reply) -> None:
+        await (ticking if tag_of(request).startswith("limited") else quiet)(request, reply)
+
+    upstream.script = script
     calls, kept = {}, {}
     for n in range(3):
-        calls[f"general-{n}"] = await streaming(gate, ticking, MESSAGES, general[n], f"general-{n}")
+        calls[f"general-{n}"] = await streaming(gate, quiet, MESSAGES, general[n], f"general-{n}")
         kept[f"limited-{n}"] = await streaming(
             gate, ticking, CHAT, limited[n], f"limited-{n}", model="glm-5.2"
         )
     for n in range(3):
         calls[f"trusted-{n}"] = await streaming(
-            gate, ticking, MESSAGES, trusted[n], f"trusted-{n}", model=RESTRICTED
+            gate, quiet, MESSAGES, trusted[n], f"trusted-{n}", model=RESTRICTED
         )
     closed = "  admits: [{roles: [evaluator]}]"
     everybody = "{min_tier: {cyber: 2}}, {min_tier: {bio: 2}}, {roles: [evaluator]}"

@@ -213,16 +213,15 @@ async def test_k10_each_listener_has_its_own_routes_and_no_others(gate):
 async def test_k11_what_is_not_listed_is_no_route(gate, upstream):
     before = len(upstream.received)
     paths = (
-        "/invocations /tokenize /detokenize /pause /resume /sleep /wake_up /update_weights /ping "
-        "/health /version /metrics /load /score /rerank /pooling /classify /server_info /abort "
-        "/v1/load_lora_adapter /v1/unload_lora_adapter /v1/completions /v1/files /v1/batches "
-        "/v1/audio/speech /v1/images/generations /v1/fine_tuning/jobs /v1/assistants "
-        "/v1/threads /v1/responses/resp_1 /v1/responses/resp_1/cancel "
-        "/v1/responses/compact /v1/messages/batches /v1/chat/completions/x "
-        "/v1/conversations /v1/containers /v1/vector_stores /v1/realtime "
-        "/v1/realtime/client_secrets /v1/organization/admin_api_keys /v1/skills "
-        "/config/update /key/generate /prompts/test /v1 /.env /debug/pprof "
-        "/access/nothing"
+        "/invocations /tokenize /detokenize /pause /resume /sleep /wake_up /update_weights "
+        "/ping /health /version /metrics /load /score /rerank /pooling /classify "
+        "/server_info /abort /v1/load_lora_adapter /v1/unload_lora_adapter /v1/completions "
+        "/v1/files /v1/batches /v1/audio/speech /v1/images/generations /v1/fine_tuning/jobs "
+        "/v1/assistants /v1/threads /v1/responses/resp_1 /v1/responses/resp_1/cancel "
+        "/v1/responses/compact /v1/messages/batches /v1/chat/completions/x /v1/conversations "
+        "/v1/containers /v1/vector_stores /v1/realtime /v1/realtime/client_secrets "
+        "/v1/organization/admin_api_keys /v1/skills /config/update /key/generate "
+        "/prompts/test /v1 /.env /debug/pprof /access/nothing"
     ).split()
     for path in paths:
         for method, body in (("POST", body_for("chat")), ("GET", None)):
