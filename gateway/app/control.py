@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey
 from gateway.app.opening import CANNOT_START, Process, open_log, run_process, stop_event
 from gateway.control.api import control_api
 from gateway.control.console import console_app
+from gateway.control.hosts import own_host_only
 from gateway.control.ops import ops_app
 from gateway.control.plane import (
     GATEWAY_ACTOR,
@@ -107,10 +108,12 @@ async def run_control(process: Process) -> None:
     await plane.activate_current(actor=GATEWAY_ACTOR, reason="start")
     await plane.workers.listen(plane.state.bus_socket)
     plane.state.control_socket.unlink(missing_ok=True)
+    console_page = own_host_only(console_app(status), settings.console)
+    operations = own_host_only(ops_app(plane, status, settings.policy), settings.ops)
     servers = [
         (Server(configuration(control_api(plane, status), None)), _private_socket(plane.state)),
-        (Server(configuration(console_app(status), settings.console)), console),
-        (Server(configuration(ops_app(plane, status), settings.ops)), ops),
+        (Server(configuration(console_page, settings.console)), console),
+        (Server(configuration(operations, settings.ops)), ops),
     ]
     background = [
         asyncio.create_task(plane.watch_policy()),

@@ -3,7 +3,8 @@
 A note is text that ends in a newline, a blank line, and one signature line or more:
 ``— <name> <base64(key id || signature)>``. It is good when at least one line is by a known key and
 every line by a known key is right; lines by other keys are passed over, so keys can be changed and
-witnesses can add theirs. Ed25519 only (algorithm byte 0x01).
+witnesses can add theirs. A checkpoint counts only if a key named like its origin signed it. Ed25519
+only (algorithm byte 0x01).
 """
 
 from __future__ import annotations
@@ -252,12 +253,17 @@ def sign_checkpoint(key: SigningKey, size: int, root: bytes) -> Checkpoint:
 
 
 def parse_checkpoint(note: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
-    """Read a checkpoint that at least one of ``keys`` signed. Extension lines are refused.
+    """Read a checkpoint that its own log signed. Extension lines are refused.
+
+    Only keys whose name is the checkpoint's origin count: the key of another log, or of a witness,
+    vouches for nothing here, and its signature is passed over.
 
     Raises:
-        NoteError: malformed, or not signed by a known key.
+        NoteError: malformed, or not signed by a known key of its origin.
     """
-    lines = open_note(note, keys).split("\n")
+    origin_line = note.partition(b"\n")[0]
+    own = [key for key in keys if key.name.encode() == origin_line]
+    lines = open_note(note, own).split("\n")
     if len(lines) != 4:  # noqa: PLR2004  three lines and what follows the last newline
         raise NoteError("a checkpoint has three lines")
     origin, size, root = lines[0], lines[1], _decode(lines[2])

@@ -4,7 +4,10 @@ Standard library and ``cryptography`` only: this file imports nothing of the gat
 frame reader, signature check and tree, so that a mistake of the writer is not repeated here. It
 checks, for every shard under a directory: every CRC; every head against the segments before it;
 every record's index, log name and time; every sealed frame against the digest in its record; every
-intent's outcome; every checkpoint's root and signature; and, if given, a checkpoint kept elsewhere.
+intent's outcome; every checkpoint's root and signature; that the log of every key given is there;
+and, if given, checkpoints kept elsewhere.
+
+A key vouches for the log that bears its name and for no other.
 
 A log may be written while it is checked: bytes after the last checkpoint are accepted only when a
 later checkpoint comes to cover them.
@@ -87,7 +90,13 @@ def parse_vkey(text: str) -> tuple[tuple[str, bytes], Ed25519PublicKey]:
 
 
 def _read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
-    """Origin, size, root, and whether a known key signed; a wrong signature raises ``_BadNote``."""
+    """Origin, size, root, and whether a known key of that origin signed.
+
+    Signatures under other names (witnesses, other logs) are passed over: they say nothing here.
+
+    Raises:
+        _BadNote: malformed, or a signature by a known key of the origin is wrong.
+    """
     try:
         text, _, signatures = note.decode().rpartition("\n\n")
         origin, size, root = text.split("\n")
@@ -97,7 +106,7 @@ def _read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
             blob = base64.b64decode(encoded, validate=True)
             if mark + " " != _SIGNATURE_LINE:
                 raise _BadNote("malformed signature line")
-            key = keys.get((name, blob[:4]))
+            key = keys.get((name, blob[:4])) if name == origin else None
             if key is not None:
                 key.verify(blob[4:], (text + "\n").encode())
                 signed = True
@@ -153,7 +162,7 @@ class _Shard:
     def __init__(self, keys: Keys, kept: Sequence[tuple[str, int, bytes]], patience: float) -> None:
         self.keys, self.patience = keys, patience
         self.kept = kept
-        self.roots: dict[int, bytes] = {}
+        self.roots: dict[int, set[bytes]] = {}
         self.origin = ""
         self.tree = _Tree()
         self.types: Counter[str] = Counter()
@@ -211,7 +220,9 @@ class _Shard:
             raise self.refuse(0, "malformed head")
         if not self.origin:
             self.origin = origin
-            self.roots = {size: kept for log, size, kept in self.kept if log == origin}
+            for log, size, kept in self.kept:
+                if log == origin:
+                    self.roots.setdefault(size, set()).add(kept)
             self.compare(0)
         fits = self.tree.peaks == peaks and self.tree.root().hex() == root
         if (self.origin, self.tree.size, self.open) != (origin, first, intents) or not fits:
@@ -263,8 +274,7 @@ class _Shard:
         return sealed
 
     def compare(self, offset: int) -> None:
-        kept = self.roots.pop(self.tree.size, None)
-        if kept is not None and kept != self.tree.root():
+        if self.roots.pop(self.tree.size, set()) - {self.tree.root()}:
             raise self.refuse(offset, f"not the log of the kept checkpoint {self.tree.size}")
 
     def checkpoint(self, offset: int, payload: bytes) -> None:
@@ -318,7 +328,8 @@ def verify_directory(
 
     Args:
         directory: a state directory, its ``audit`` directory, or one shard.
-        keys: from ``parse_vkey``; several may share a name.
+        keys: from ``parse_vkey``; several may share a name. Every name is that of a log which has
+            to be here, unless ``directory`` is that of one shard.
         checkpoints: signed notes kept outside; the log of their origin must extend them.
         patience_s: how long to wait for a checkpoint over bytes at the end of a growing log.
 
@@ -341,11 +352,17 @@ def verify_directory(
             verdict = "refused: signed by none of the keys given"
             reports.append(Report("kept checkpoint", origin, size, verdict=verdict))
         kept.append((origin, size, root))
-    for shard in shards:
-        name = str(shard.relative_to(directory))
-        reports.append(_verify_shard(shard, name, keys, kept, patience_s))
-    missing = {origin for origin, _, _ in kept} - {report.origin for report in reports}
-    for origin in sorted(missing):
+    logs = [
+        _verify_shard(shard, str(shard.relative_to(directory)), keys, kept, patience_s)
+        for shard in shards
+    ]
+    reports += logs
+    here = {report.origin for report in logs}
+    if shards != [directory]:
+        for origin in sorted({name for name, _ in keys} - here):
+            verdict = "refused: a log for this key was expected and is not here"
+            reports.append(Report("missing", origin, verdict=verdict))
+    for origin in sorted({origin for origin, _, _ in kept} - here):
         verdict = "refused: a checkpoint of this log was kept, and the log is not here"
         reports.append(Report("kept checkpoint", origin, verdict=verdict))
     return reports

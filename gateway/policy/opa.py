@@ -43,13 +43,18 @@ _UNREACHABLE = (aiohttp.ClientConnectionError, TimeoutError, OSError)
 
 
 def opa_configuration(
-    service_url: str, *, verification_key: str | None = None, poll_s: tuple[int, int] = (1, 2)
+    service_url: str,
+    *,
+    verification_key: str | None = None,
+    token: str | None = None,
+    poll_s: tuple[int, int] = (1, 2),
 ) -> str:
     """OPA's configuration file (YAML) for pulling the bundle.
 
     Args:
         service_url: scheme, host and port of the gateway's ops listener.
         verification_key: the public P-256 key as PEM; with it OPA takes signed bundles only.
+        token: the bearer token that the ops listener asks for: the gateway's ``policy.opa.token``.
         poll_s: the least and the greatest seconds between two polls.
     """
     bundle: dict[str, Any] = {
@@ -57,8 +62,11 @@ def opa_configuration(
         "resource": BUNDLE_PATH,
         "polling": {"min_delay_seconds": poll_s[0], "max_delay_seconds": poll_s[1]},
     }
+    service: dict[str, Any] = {"url": service_url}
+    if token is not None:
+        service["credentials"] = {"bearer": {"token": token}}
     configuration: dict[str, Any] = {
-        "services": {"gateway": {"url": service_url}},
+        "services": {"gateway": service},
         "bundles": {BUNDLE_NAME: bundle},
     }
     if verification_key is not None:

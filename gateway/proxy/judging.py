@@ -31,9 +31,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One model of one call: its entry (``None``: the catalogue holds no such id), the facts and
-    the judgement."""
+    """One model of one call: the name in the body, its entry (``None``: the catalogue holds no such
+    id), the facts and the judgement."""
 
+    name: str
     entry: CatalogueEntry | None
     facts: Facts
     judgement: Judgement
@@ -107,7 +108,7 @@ class Judging:
             for name in dict.fromkeys(names):
                 entry = _entry(revision, name)
                 facts, judgement = await self._ask(exchange, action, entry.id if entry else None)
-                judged.append(Judged(entry, facts, judgement))
+                judged.append(Judged(name, entry, facts, judgement))
             if self.judge.revision is revision and exchange.principal is principal:
                 return judged
         raise Refused(refusals.POLICY_ERROR)

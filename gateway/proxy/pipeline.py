@@ -313,7 +313,8 @@ class Pipeline:
             exchange.requested = judged[0].facts.resource.id
             exchange.judgement, exchange.reached = binding.judgement, Step.DECIDE
             if binding.effect is Effect.DOWNGRADE:
-                judged = await self._substitute(exchange, action, binding, alone=len(judged) == 1)
+                alone = not parsed.other_models
+                judged = await self._substitute(exchange, action, binding, alone=alone)
             elif binding.effect is not Effect.ALLOW:
                 refusal = refusals.denied(binding.judgement, exchange.decision_id)
                 if refusal.reason is not Reason.MODEL_NOT_FOUND:
@@ -329,7 +330,11 @@ class Pipeline:
     async def _substitute(
         self, exchange: Exchange, action: Action, asked: Judged, *, alone: bool
     ) -> list[Judged]:
-        """The model that a downgrade offers, judged in its own right: plainly allowed, or no."""
+        """The model that a downgrade offers, judged in its own right: plainly allowed, or no.
+
+        Only the top-level name is replaced: where the body names a model anywhere else, be it the
+        same one again, what was not allowed would travel.
+        """
         offered = asked.judgement.decision.model if alone else None
         if offered is None:
             raise Refused(refusals.downgrade_refused(exchange.decision_id))
@@ -355,10 +360,15 @@ class Pipeline:
                 raise Refused(refusals.REGISTRY_STALE)
         first = entries[0]
         if first.endpoint not in self.upstreams or any(
-            other.endpoint != first.endpoint or other.upstream_model not in (None, other.id)
-            for other in entries[1:]
+            other.endpoint != first.endpoint for other in entries
         ):
             raise Refused(refusals.ENDPOINT_UNKNOWN)
+        # Names inside the body travel as written, so there each must be the endpoint's own.
+        nested = exchange.parsed.other_models
+        for one, entry in zip(judged, entries, strict=True):
+            known = one.name == entry.id and entry.upstream_model in (None, entry.id)
+            if one.name in nested and not known:
+                raise Refused(refusals.NESTED_NAME)
         return first
 
     # 4 Admit

@@ -26,6 +26,7 @@ __all__ = [
     "LOG_UNAVAILABLE",
     "MEMORY_BUDGET_SPENT",
     "MODEL_NOT_FOUND",
+    "NESTED_NAME",
     "POLICY_ERROR",
     "REGISTRY_AWAITED",
     "REGISTRY_STALE",
@@ -81,6 +82,12 @@ REGISTRY_AWAITED = Refusal(
 ENDPOINT_UNKNOWN = Refusal(
     Reason.UPSTREAM_UNREACHABLE,
     "No endpoint is configured for this model: tell the gateway's operator.",
+)
+NESTED_NAME = Refusal(
+    Reason.REQUEST_INVALID,
+    "A model named inside the body must be named as its endpoint calls it: no alias serves there.",
+    "Only the top-level `model` is rewritten; a model that its endpoint knows by another name than "
+    "its id can be named there alone.",
 )
 UPSTREAM_CREDENTIAL = Refusal(
     Reason.UPSTREAM_CREDENTIAL,

@@ -211,11 +211,7 @@ class Relay:
         except LogUnavailable:
             exchange.answer.complete = False
             raise Refused(refusals.LOG_UNAVAILABLE) from None
-        try:
-            async with self._patience(exchange):
-                await exchange.channel.write(data, more=more)
-        except TimeoutError:
-            exchange.channel.abort()
+        await self._last(exchange, data, more=more)
 
     def _patience(self, exchange: Exchange) -> AbstractAsyncContextManager[object]:
         """The stall timeout, where the next write would wait; elsewhere it is not worth a timer."""
@@ -224,7 +220,16 @@ class Relay:
         return _NO_WAIT
 
     async def _close(self, exchange: Exchange) -> None:
-        await exchange.channel.write(b"", more=False)
+        await self._last(exchange, b"", more=False)
+
+    async def _last(self, exchange: Exchange, data: bytes, *, more: bool) -> None:
+        """Write of what is already recorded: a client that does not take it is cut off. Always
+        timed, since closing may take several writes of which a later one waits."""
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                await exchange.channel.write(data, more=more)
+        except TimeoutError:
+            exchange.channel.abort()
 
     @staticmethod
     def _note(exchange: Exchange, facts: AnswerFacts) -> None:

@@ -128,6 +128,7 @@ def configure(level: str, stream: TextIO, secrets: Iterable[str] = ()) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
         logger.disabled = name == "uvicorn.access"
     structlog.configure(
         processors=[

@@ -50,6 +50,9 @@ def check_framing(
         return _bad("Send exactly one Host header that is a host and an optional port.")
     if any(value.lower() != b"100-continue" for value in values.get(b"expect", [])):
         return _bad("The only expectation that is met is 100-continue.")
+    connection = b",".join(values.get(b"connection", [])).lower().split(b",")
+    if b"upgrade" in values or b"upgrade" in (token.strip() for token in connection):
+        return _bad("Nothing is upgraded to here: send HTTP/1.1 without an Upgrade header.")
     return (
         _version(http_version, values)
         or _length(method, values)

@@ -3,6 +3,7 @@
 Towards the provider unknown headers pass (clients and providers pair them with body fields), so
 what must not pass is listed: hop-by-hop headers and those that ``Connection`` names, every form of
 client credential, everything a proxy says about the client, the provider's account selectors,
+what steers a router behind us, what asks for a part of an answer or for another call's answer,
 whatever names a model (some endpoints route by it; the body alone was judged, K1), and our own
 prefix (K4). Towards the client only what is listed passes: the upstream's rate limits,
 cookies and account names are not the client's.
@@ -29,7 +30,7 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _CREDENTIALS: Final = frozenset(
     b"authorization x-api-key api-key x-goog-api-key x-auth-token cookie dpop client-cert "
-    b"client-cert-chain".split()
+    b"client-cert-chain ocp-apim-subscription-key".split()
 )
 _ABOUT_THE_CLIENT: Final = frozenset(
     b"forwarded via x-real-ip x-client-ip x-cluster-client-ip true-client-ip fastly-client-ip "
@@ -40,13 +41,18 @@ _BODY: Final = frozenset(
     b"content-type content-encoding content-digest repr-digest digest content-md5 "
     b"accept-encoding".split()
 )
+# All members share the provider key, and idempotency keys are per provider key: with the key of
+# another member's call, the provider could answer with that call's answer.
+_ANOTHER_ANSWER: Final = frozenset({b"idempotency-key", b"range"})
 CONFIGURED: Final = frozenset(
     b"openai-organization openai-project anthropic-user-profile-id anthropic-workspace-id "
     b"anthropic-organization-id".split()
 )
 """Account selectors of the providers: set from the catalogue's endpoint, or dropped."""
 
-_DROPPED: Final = _HOP_BY_HOP | _CREDENTIALS | _ABOUT_THE_CLIENT | _BODY | CONFIGURED
+_DROPPED: Final = (
+    _HOP_BY_HOP | _CREDENTIALS | _ABOUT_THE_CLIENT | _BODY | _ANOTHER_ANSWER | CONFIGURED
+)
 _DROPPED_PREFIXES: Final = (
     b"x-forwarded-",
     b"x-original-",
@@ -55,6 +61,9 @@ _DROPPED_PREFIXES: Final = (
     b"cf-",
     b"x-ssl-",
     b"ssl-client-",
+    b"x-portkey-",
+    b"helicone-",
+    b"x-litellm-",
     b"x-sluicegate-",
 )
 _MODEL_WORDS: Final = frozenset({b"model", b"models"})

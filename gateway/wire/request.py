@@ -1,9 +1,9 @@
 """A request body as typed facts: the only reading of it that the gateway makes.
 
-What ``read_request`` accepts has one ``model``, spelled so and standing once; every other model
-that the provider might run for it is in ``other_models``. Fields that decide about access are
-checked by type; unknown fields are left alone (K15, K43). No refusal repeats a value or a key of
-the body: messages name the protocols' own field names only.
+What ``read_request`` accepts has one ``model``, spelled so and standing once; every model that is
+named anywhere else for the provider to run is in ``other_models``, the same one again included.
+Fields that decide about access are checked by type; unknown fields are left alone (K15, K43). No
+refusal repeats a value or a key of the body: messages name the protocols' own field names only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ __all__ = ["MAX_OUTPUT_TOKENS", "RequestBody", "read_request"]
 MAX_OUTPUT_TOKENS: Final = 100_000_000
 """The bound of ``ActionProperties.max_output_tokens``."""
 
-_TOKEN_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_TOKEN_BOUNDS: Final = {
+    Wire.CHAT: ("max_completion_tokens", "max_tokens"),
+    Wire.RESPONSES: ("max_output_tokens",),
+    Wire.MESSAGES: ("max_tokens",),
+}
+"""What bounds the output, by the wires that generate any; the preferred spelling first."""
+_ALL_TOKEN_BOUNDS: Final = tuple(
+    sorted({field for fields in _TOKEN_BOUNDS.values() for field in fields})
+)
 
 _GUARDED: Final = frozenset(
     "model models fallbacks fallback_model fallback_models stream stream_options background store "
@@ -38,8 +46,10 @@ _GUARDED: Final = frozenset(
 class RequestBody(Struct, frozen=True):
     """What the decision is made from, and the document for the edits.
 
-    ``max_output_tokens`` is the largest bound that the body names, times the number of answers
-    asked for (``n``), 0 where it names none. ``store`` holds the protocol's default where the body
+    ``other_models`` are named beside the top-level ``model`` and travel as they are written; the
+    top level's own name is among them where the body names it again. ``max_output_tokens`` is the
+    largest bound that the body names, times the number of answers asked for (``n``), 0 where it
+    names none. ``store`` holds the protocol's default where the body
     is silent: true on Responses. ``object_references`` are field names, never ids.
     """
 
@@ -84,7 +94,6 @@ def read_request(wire: Wire, body: bytes, *, objects_allowed: bool = False) -> R
     references = tuple(sorted(survey.references))
     if not objects_allowed and (references or background):
         _refuse_objects(references or ("background",))
-    survey.models.pop(model, None)
     return RequestBody(
         document=document,
         model=model,
@@ -153,11 +162,23 @@ def _whole(container: dict[str, Any], field: str) -> int:
 
 
 def _output_bound(wire: Wire, document: dict[str, Any]) -> int:
-    bound = max(_whole(document, field) for field in _TOKEN_BOUNDS)
+    """The largest bound in the wire's own fields.
+
+    Another protocol's field would pass for a small bound here and bind nothing at the provider.
+    """
+    own = _TOKEN_BOUNDS.get(wire)
+    if own is None:
+        return 0
     fallbacks = document.get("fallbacks")
-    for entry in fallbacks if isinstance(fallbacks, list) else ():
-        if isinstance(entry, dict):  # A fallback attempt may raise the bound for itself.
-            bound = max(bound, _whole(entry, "max_tokens"))
+    # A fallback attempt may raise the bound for itself.
+    attempts = fallbacks if isinstance(fallbacks, list) else ()
+    bound = 0
+    for container in (document, *(entry for entry in attempts if isinstance(entry, dict))):
+        for field in _ALL_TOKEN_BOUNDS:
+            if field in own:
+                bound = max(bound, _whole(container, field))
+            elif container.get(field) is not None:
+                invalid(f"`{field}` bounds nothing on this API: send `{own[0]}` instead.")
     if wire is Wire.CHAT:
         bound *= max(_whole(document, "n"), 1)
         if bound > MAX_OUTPUT_TOKENS:

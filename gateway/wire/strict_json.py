@@ -9,6 +9,9 @@ floats. RFC 8259 leaves these open (sections 4, 6, 8.2 and 9); here each is an e
 * ``NaN``, ``Infinity``, floats beyond IEEE 754 double, integers beyond signed 64 bit;
 * nesting deeper than ``MAX_DEPTH``, trailing data, a top level that is not an object.
 
+A body of more than ``MAX_VALUES`` values is refused before any is built, so that what a body costs
+is a small multiple of its bytes.
+
 No message repeats what the body holds: at most a byte offset or one of our own field names.
 """
 
@@ -19,10 +22,13 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "MalformedBody", "parse"]
+__all__ = ["MAX_DEPTH", "MAX_VALUES", "MalformedBody", "parse"]
 
 MAX_DEPTH: Final = 128
 """Levels of objects and arrays; below every parser's own limit, above every real body."""
+MAX_VALUES: Final = 320_000
+"""Objects, arrays and scalars in one body. The largest real ones are embeddings of token arrays
+(300,000 at OpenAI); an agent's body of 2 MB holds some ten thousand."""
 
 _INT64_DIGITS: Final = 20  # "-9223372036854775808"
 
@@ -55,12 +61,15 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
         MalformedBody: the body breaks one of the rules in the module's docstring.
     """
+    _check_values(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedBody("the body is not valid UTF-8", f"byte {error.start}") from None
     if text.startswith("\ufeff"):
         raise MalformedBody("the body starts with a byte order mark", "byte 0")
+    # Asked first, told last: two trees of one body never stand at the same time.
+    half_pair = (b"\\ud" in body or b"\\uD" in body) and _has_half_pair(body)
     try:
         document = _DECODER.decode(text)
     except MalformedBody:
@@ -73,9 +82,30 @@ def parse(body: bytes) -> dict[str, Any]:
     if type(document) is not dict:
         raise MalformedBody("the body must be a JSON object")
     _check_depth(document)
-    if b"\\ud" in body or b"\\uD" in body:
-        _check_surrogates(body)
+    if half_pair:
+        raise MalformedBody("an escape is half of a surrogate pair")
     return document
+
+
+def _check_values(body: bytes) -> None:
+    """Count what opens a value, without building one: every value follows ``[``, ``{`` or ``,``.
+
+    Text holds such bytes too, so strings are taken out where the plain count says too many. Up to
+    where a body stops being JSON, which is as far as a parser builds, the count is exact.
+    """
+    if _openings(body) <= MAX_VALUES:
+        return
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # A value brings two strings at most, its key and itself: four quotes.
+    if (
+        plain.count(b'"') > 4 * MAX_VALUES
+        or _openings(b"".join(plain.split(b'"')[::2])) > MAX_VALUES
+    ):
+        raise MalformedBody(f"the body has too many parts, more than {MAX_VALUES} values")
+
+
+def _openings(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,11 +164,13 @@ def _check_depth(document: dict[str, Any]) -> None:
     raise _too_deep()
 
 
-def _check_surrogates(body: bytes) -> None:
-    r"""``json`` takes ``"\ud800"`` alone; msgspec does not. Raw ones already failed as UTF-8."""
+def _has_half_pair(body: bytes) -> bool:
+    r"""``json`` takes ``"\ud800"`` alone; msgspec does not. Raw ones already failed as UTF-8.
+
+    Also true of much that is not JSON, which has its own message.
+    """
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedBody("an escape is half of a surrogate pair") from None
-    except RecursionError:  # pragma: no cover - the depth was checked before
-        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+    return False

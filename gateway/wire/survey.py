@@ -24,6 +24,8 @@ MAX_MODEL_LENGTH: Final = 256
 """Characters; a catalogue id has at most 128."""
 MAX_MODELS: Final = 16
 """Named beside the top-level ``model``: each is judged, so their number bounds a call's cost."""
+MAX_TOOLS: Final = 10_000
+"""Offered by one body; the facts count to ten times as many."""
 
 REFERENCES: Final = frozenset(
     "previous_response_id comparison_response_id continuation_id response_id previous_message_id "
@@ -54,6 +56,39 @@ _WITH_ID: Final = frozenset({"audio", "voice", "container", "conversation"})
 _MODEL_ENDINGS: Final = ("model", "models", "modelid", "modelids", "modelname", "modelnames")
 _INERT: Final = frozenset({"fallback_credit_token"})
 
+_STATED: Final[Mapping[str, str]] = {
+    "message": "content",
+    "function_call": "arguments",
+    "function_call_output": "output",
+    "custom_tool_call": "input",
+    "custom_tool_call_output": "output",
+    "local_shell_call": "action",
+    "local_shell_call_output": "output",
+    "shell_call": "action",
+    "shell_call_output": "output",
+    "apply_patch_call": "operation",
+    "apply_patch_call_output": "status",
+    "computer_call": "action",
+    "computer_call_output": "output",
+    "web_search_call": "action",
+    "tool_search_call": "arguments",
+    "tool_search_output": "tools",
+    "mcp_list_tools": "tools",
+    "mcp_call": "arguments",
+    "mcp_approval_request": "arguments",
+    "mcp_approval_response": "approve",
+}
+"""Responses items by type, and the member that says it all, empty or not."""
+_TOLD: Final[Mapping[str, tuple[str, ...]]] = {
+    "reasoning": ("encrypted_content", "summary", "content"),
+    "compaction": ("encrypted_content",),
+    "compaction_summary": ("encrypted_content",),
+    "image_generation_call": ("result",),
+    "file_search_call": ("results",),
+    "code_interpreter_call": ("outputs",),
+}
+"""Items that the provider fills in from its store, unless one of these members holds something."""
+
 
 def invalid(message: str) -> NoReturn:
     """Refuse a body that is JSON, yet not a request.
@@ -68,7 +103,8 @@ class Survey:
     """What the walk found.
 
     Attributes:
-        models: each model named beside the top-level ``model``, in order of appearance.
+        models: each model named beside the top-level ``model``, in order of appearance; also the
+            top level's own name, where it stands a second time.
         references: names (of ``REFERENCES`` and a few structures) that hold an object's id.
         kinds: how many tools of each kind the body offers.
         remote_fetch: the provider would fetch an address that the body gives.
@@ -162,12 +198,9 @@ class Survey:
             self.references["container"] = None
 
     def _items(self, value: Any) -> None:
-        """Responses ``input``: an item that is nothing but an id names a stored item."""
+        """Responses ``input``: an item with an id and no content of its own is a stored item."""
         for item in value if type(value) is list else ():
-            if type(item) is not dict:
-                continue
-            kind = item.get("type")
-            if kind == "item_reference" or (kind is None and "id" in item and "role" not in item):
+            if type(item) is dict and _is_stored(item):
                 self.references["item_reference"] = None
 
     def _tools(self, value: Any) -> None:
@@ -176,6 +209,8 @@ class Survey:
             if type(tool) is dict and tool.get("type") != "namespace":
                 kind = kind_of_tool(self._wire, tool)
                 self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if sum(self.kinds.values()) > MAX_TOOLS:
+            invalid(f"A request offers {MAX_TOOLS} tools at most: send fewer.")
 
     def _model_member(self, key: str, value: Any) -> None:
         folded = key.casefold()
@@ -232,6 +267,22 @@ class Survey:
         self.models[model] = None
         if len(self.models) > MAX_MODELS:
             invalid(f"A request names {MAX_MODELS} models at most, each of which is judged.")
+
+
+def _is_stored(item: Mapping[str, Any]) -> bool:
+    """A type that is not known here, and has an id, is taken for a reference."""
+    kind = item.get("type")
+    if kind == "item_reference":
+        return True
+    if kind is None and "role" in item:
+        kind = "message"
+    if not _has_id(item):
+        return False
+    if not isinstance(kind, str):
+        return True
+    if kind in _STATED:
+        return item.get(_STATED[kind]) is None
+    return not any(item.get(member) for member in _TOLD.get(kind, ()))
 
 
 def _has_id(value: Any) -> bool:

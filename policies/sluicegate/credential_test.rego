@@ -66,8 +66,18 @@ test_a_sign_in_grows_too_old_at_its_second if {
 	gist(decide(token({"auth_time": "2026-06-01T11:00:00Z"}))) == ["step_up", ["authentication_age"]]
 }
 
-test_age_is_not_asked_where_it_is_not_known if {
-	gist(decide(token({"auth_time": null}))) == allowed
+test_a_sign_in_at_an_unknown_time_is_too_old if {
+	decision := decide(token({"auth_time": null}))
+	gist(decision) == ["step_up", ["authentication_age"]]
+	decision.reasons[0].message == "your token does not say when you signed in"
+	decide(token({"auth_time": "2026-06-01T11:00:00Z"})).reasons[0].message == "your sign-in is too long ago"
+	ageless := {"tiers": {"cyber": {"levels": [{"level": 3, "authentication": {"amr": ["mfa"]}}]}}}
+	gist(decide_in(token({"auth_time": null}), ageless)) == allowed
+	gist(decide(asking("plain", token({"auth_time": null})))) == allowed
+}
+
+test_age_is_asked_of_tokens_only if {
+	gist(decide(token({"kind": "api_key", "auth_time": null}))) == allowed
 	gist(decide(token({"kind": "api_key", "auth_time": "2020-01-01T00:00:00Z"}))) == allowed
 }
 

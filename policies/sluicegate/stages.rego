@@ -19,8 +19,9 @@ finding contains {
 	retired(model)
 }
 
+# Only a model that this subject may know of is named.
 successor(model) := sprintf("Call %s.", [model.fallback]) if {
-	model.fallback
+	visible(data.models[model.fallback])
 } else := "List the models to see which ones you may call."
 
 finding contains {

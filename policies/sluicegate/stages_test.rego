@@ -13,6 +13,14 @@ test_a_retired_model_names_its_successor if {
 	decision.reasons[0].remedy == "Call plain."
 }
 
+test_a_successor_that_the_subject_may_not_know_of_is_not_named if {
+	change := {"models": {"old": {"fallback": "hidden"}}}
+	remedy := decide_in(asking("old", base), change).reasons[0].remedy
+	remedy == "List the models to see which ones you may call."
+	evaluator := subject({"roles": ["evaluator"]})
+	decide_in(asking("old", evaluator), change).reasons[0].remedy == "Call hidden."
+}
+
 test_a_retired_model_without_a_successor_points_to_the_list if {
 	change := {"models": {"old": {"id": "old", "stage": "retired", "wires": ["messages"], "fallback": false}}}
 	decision := decide_in(asking("old", base), change)

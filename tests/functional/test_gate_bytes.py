@@ -105,7 +105,6 @@ async def test_k43_headers_that_we_do_not_know_pass_too(gate, upstream):
         "x-claude-code-session-id": "s-1",
         "x-stainless-retry-count": "0",
         "user-agent": "an agent/1.0",
-        "idempotency-key": "i-1",
     }
     target = "/v1/messages?beta=true"
     body = body_for("messages")

@@ -51,6 +51,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     },
     "evaluator": {"cyber": 3, "roles": ["evaluator"]},
 }
+TOKEN = "opa-and-gateway-share-this"
 MODELS = ["gpt-5.5", "gpt-5.5-cyber", "gpt-rosalind", "glm-5.2", "mythos-5", "fable-5", "opus-4.1"]
 MODELS += ["fable-5.1", "mythos-6", "opus-4.8", "no-such-model"]
 CHAT = {"gpt-5.5", "gpt-5.5-cyber", "gpt-rosalind", "glm-5.2", "no-such-model"}
@@ -59,11 +60,19 @@ CHAT = {"gpt-5.5", "gpt-5.5-cyber", "gpt-rosalind", "glm-5.2", "no-such-model"}
 class Opa:
     """A real OPA that pulls from a gateway."""
 
-    def __init__(self, directory: Path, ops_url: str, verification_key: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ops_url: str,
+        verification_key: str | None = None,
+        token: str | None = None,
+    ) -> None:
         self.port = free_ports(1)[0]
         self._config = directory / "opa.yaml"
         self._config.write_text(
-            opa_configuration(ops_url, verification_key=verification_key, poll_s=(1, 1))
+            opa_configuration(
+                ops_url, verification_key=verification_key, token=token, poll_s=(1, 1)
+            )
         )
         self._process: asyncio.subprocess.Process | None = None
 
@@ -181,11 +190,11 @@ async def guarded(
         "directory": None,
         "bundle": str(bundle),
         "verification_key": str(public),
-        "opa": {"url": f"http://127.0.0.1:{between.port}"},
+        "opa": {"url": f"http://127.0.0.1:{between.port}", "token": TOKEN},
         "memo_entries": 0,
     }
     gate = Gate(directory, upstream.url, {"policy": policy})
-    opa = Opa(directory, gate.ops_url, public.read_text())
+    opa = Opa(directory, gate.ops_url, public.read_text(), TOKEN)
     between.opa_port = opa.port
     await between.start()
     await opa.start()
@@ -219,6 +228,15 @@ async def call(gate: Gate, key: str, model: str) -> tuple[int, str]:
     ):
         said = await response.text()
         return response.status, re.sub(r"\b(req|dec)_\w+|decision[ =]\w+", "", said)
+
+
+async def test_the_bundle_is_for_who_has_opas_token(guarded: Guarded) -> None:
+    """It names embargoed models: K16."""
+    url = f"{guarded.gate.ops_url}/bundles/sluicegate.tar.gz"
+    async with aiohttp.ClientSession() as session:
+        for sent, status in (("", 401), (f"Bearer {TOKEN}x", 401), (f"Bearer {TOKEN}", 200)):
+            async with session.get(url, headers={"authorization": sent}) as answer:
+                assert answer.status == status
 
 
 async def test_both_engines_give_the_same_answers(

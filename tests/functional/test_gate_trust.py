@@ -171,7 +171,7 @@ async def test_k17_nothing_moves_the_upstream(gate, upstream):
 
 def admin_routes() -> list[tuple[str, str]]:
     """Every route of every FastAPI application that there is, as method and path."""
-    apps = (control_api(Mock(), Mock()), ops_app(Mock(), Mock()), console_app(Mock()))
+    apps = (control_api(Mock(), Mock()), ops_app(Mock(), Mock(), Mock()), console_app(Mock()))
     found = [
         (method, re.sub(r"\{[^}]*\}", "member", route.path))
         for app in apps
@@ -196,8 +196,7 @@ async def test_k10_no_admin_route_is_on_the_data_listener(gate):
 async def test_k10_each_listener_has_its_own_routes_and_no_others(gate):
     own = {
         gate.console_url: {("GET", "/")},
-        gate.ops_url: {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics"),
-                       ("GET", "/bundles/sluicegate.tar.gz")},
+        gate.ops_url: {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics")},
     }  # fmt: skip
     async with httpx.AsyncClient() as client:
         for url, routes in own.items():

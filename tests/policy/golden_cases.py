@@ -204,6 +204,9 @@ CASES = {
         "authentication_age",
         **(JWT | {"subject__credential__auth_time": "2026-11-23T00:00:00Z"}),
     ),
+    "undated-sign-in": step_up(
+        "authentication_age", **(JWT | {"subject__credential__auth_time": None})
+    ),
 }
 
 

@@ -84,6 +84,19 @@ def test_signatures_by_other_keys_are_passed_over_so_that_keys_can_change():
     assert parse_checkpoint(wrong, [KEY.verifier]).size == 11
 
 
+def test_only_a_key_named_like_the_origin_signs_a_checkpoint():
+    other = SigningKey("example.org/gate/data-1", bytes(32))
+    body = checkpoint_body(KEY.name, 11, root_of(LEAVES))
+    forged = other.sign(body)
+    with pytest.raises(NoteError, match="no known key"):
+        parse_checkpoint(forged, [KEY.verifier, other.verifier])
+    both = KEY.sign(body) + forged.rpartition(b"\n\n")[2]
+    assert parse_checkpoint(both, [KEY.verifier, other.verifier]).size == 11
+    keys = dict(verify.parse_vkey(key.vkey) for key in (KEY, other))
+    assert not verify._read_checkpoint(forged, keys)[3]
+    assert verify._read_checkpoint(both, keys)[3]
+
+
 ROOT64 = base64.b64encode(bytes(32)).decode()
 
 

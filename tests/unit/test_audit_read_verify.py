@@ -10,7 +10,7 @@ import pytest
 
 from gateway.audit import records as r
 from gateway.audit import verify
-from gateway.audit.note import SigningKey, sign_checkpoint
+from gateway.audit.note import NoteError, SigningKey, checkpoint_body, sign_checkpoint
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
 from gateway.audit.seal import SealError
@@ -201,7 +201,45 @@ def test_without_a_key_it_is_only_consistent(state, capsys):
     assert (code, out.splitlines()[-1].strip()) == (1, "consistent, key unpinned")
     other = SigningKey("example.org/other", bytes(32))
     code, out, _ = run(capsys, state, "--key", other.vkey)
-    assert (code, out.splitlines()[-1].strip()) == (1, "consistent, key unpinned")
+    assert (code, "consistent, key unpinned" in out) == (1, True)
+
+
+def test_a_key_whose_log_is_not_here_is_a_finding_except_for_one_shard(state, log_dir, capsys):
+    gone = SigningKey("example.org/gate/control", bytes(32))
+    keys = ("--key", KEY.vkey, "--key", gone.vkey)
+    for where in (state, state / "audit"):
+        code, out, _ = run(capsys, where, *keys)
+        assert code == 1
+        assert "a log for this key was expected and is not here" in out
+    assert run(capsys, log_dir, *keys)[0] == 0
+
+
+def test_the_key_of_another_log_forges_nothing(tmp_path, capsys):
+    """Whoever holds one shard's key could otherwise write every other shard anew."""
+    log_dir = tmp_path / "log"
+    with start(log_dir) as log:
+        log.append_sync(denied(1))
+    other = SigningKey("example.org/gate/data-1", bytes(32))
+
+    def forge(parts):
+        tree, result = Tree(), []
+        for kind, payload in parts:
+            if kind == RECORD:
+                tree.append(leaf_hash(payload))
+            if kind == CHECKPOINT:
+                payload = other.sign(checkpoint_body(ORIGIN, tree.size, tree.root()))  # noqa: PLW2901
+            result.append((kind, payload))
+        return result
+
+    rewrite(log_dir, forge)
+    code, out, _ = run(capsys, log_dir, "--key", KEY.vkey, "--key", other.vkey)
+    assert code == 1
+    assert "signed by none of the keys given" in out
+    assert run(capsys, log_dir, "--key", other.vkey)[0] == 1
+    with pytest.raises(NoteError, match="no known key"):
+        LogReader(log_dir).latest([KEY.verifier, other.verifier])
+    with pytest.raises(LogCorrupt, match="no known key"):
+        start(log_dir, former=[other.verifier])
 
 
 def test_json_output_says_the_same(state, capsys):
@@ -343,6 +381,18 @@ def test_a_kept_checkpoint_of_every_size_is_found_and_a_fork_is_not(log_dir, tmp
         note.write_bytes(sign_checkpoint(KEY, size, bytes(32)).note)
         code, out, _ = run(capsys, log_dir, "--key", KEY.vkey, "--checkpoint", note)
         assert (code, f"not the log of the kept checkpoint {size}" in out) == (1, True)
+
+
+def test_a_fork_is_refused_beside_the_right_checkpoint_of_its_size(log_dir, tmp_path, capsys):
+    real, fork = tmp_path / "real", tmp_path / "fork"
+    real.write_bytes(LogReader(log_dir).latest([KEY.verifier]).note)
+    fork.write_bytes(sign_checkpoint(KEY, 28, b"\7" * 32).note)
+    for notes in ((real, fork), (fork, real)):
+        options = [each for note in notes for each in ("--checkpoint", note)]
+        code, out, _ = run(capsys, log_dir, "--key", KEY.vkey, *options)
+        assert (code, "not the log of the kept checkpoint 28" in out) == (1, True)
+    options = ["--checkpoint", real, "--checkpoint", real]
+    assert run(capsys, log_dir, "--key", KEY.vkey, *options)[0] == 0
 
 
 def test_kept_checkpoints_that_say_nothing_do_not_pass(log_dir, tmp_path, capsys):

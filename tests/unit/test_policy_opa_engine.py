@@ -238,6 +238,9 @@ def test_opas_configuration_names_bundle_key_and_polling() -> None:
     plain = yaml.safe_load(opa_configuration("http://127.0.0.1:8082"))
     assert plain["services"]["gateway"]["url"] == "http://127.0.0.1:8082"
     assert plain["bundles"]["sluicegate"]["resource"] == "bundles/sluicegate.tar.gz"
+    assert "credentials" not in plain["services"]["gateway"]
+    bearing = yaml.safe_load(opa_configuration("http://127.0.0.1:8082", token="t"))
+    assert bearing["services"]["gateway"]["credentials"] == {"bearer": {"token": "t"}}
     assert "signing" not in plain["bundles"]["sluicegate"]
     signed = yaml.safe_load(opa_configuration("http://127.0.0.1:8082", verification_key="PEM\n"))
     assert signed["bundles"]["sluicegate"]["signing"] == {"keyid": "sluicegate"}

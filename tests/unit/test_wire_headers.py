@@ -43,7 +43,6 @@ CODEX = [
     ("x-codex-turn-metadata", '{"model":"m"}'),
     ("x-codex-window-id", "w"),
     ("openai-beta", "responses=x"),
-    ("idempotency-key", "i"),
     ("traceparent", "00-x"),
 ]
 
@@ -61,6 +60,8 @@ STRIPPED = [
     "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Uri", "X-Forwarded-Client-Cert",
     "Forwarded", "Via", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Original-URL",
     "X-Rewrite-URL", "X-Envoy-Original-Path", "X-HTTP-Method-Override",
+    "Idempotency-Key", "Range", "Ocp-Apim-Subscription-Key", "X-Portkey-Config", "x_portkey_config",
+    "Helicone-Target-Url", "X-LiteLLM-Api-Key",
     "X-Sluicegate-Tier", "x-sluicegate-decision-id",
     "OpenAI-Organization", "OpenAI-Project", "anthropic-user-profile-id",
     "anthropic-workspace-id", "Accept-Encoding", "Content-Type", "Content-Encoding",

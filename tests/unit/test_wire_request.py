@@ -86,11 +86,14 @@ def test_k1_an_escaped_key_is_the_same_key():
         (Wire.MESSAGES, {"messages": [{"role": "system", "content": [{"type": "tool_addition",
             "tool": {"type": "tool_definition", "definition": {"type": "advisor_20260301",
             "name": "advisor", "model": "x"}}}]}]}, {"x"}),
-        (Wire.CHAT, {"models": ["x", "y", "m"]}, {"x", "y"}),
+        (Wire.CHAT, {"models": ["x", "y", "m"]}, {"x", "y", "m"}),
+        (Wire.MESSAGES, {"fallbacks": [{"model": "m"}]}, {"m"}),
+        (Wire.MESSAGES, {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "m"}]},
+         {"m"}),
         (Wire.CHAT, {"models": [{"id": "x"}, {"model": "y"}]}, {"x", "y"}),
         (Wire.CHAT, {"fallbacks": ["x", {"model": "y"}]}, {"x", "y"}),
-        (Wire.CHAT, {"fallbacks": [{"m": ["x", "y"]}]}, {"x", "y"}),
-        (Wire.CHAT, {"context_window_fallbacks": [{"m": ["x"]}]}, {"x"}),
+        (Wire.CHAT, {"fallbacks": [{"m": ["x", "y"]}]}, {"x", "y", "m"}),
+        (Wire.CHAT, {"context_window_fallbacks": [{"m": ["x"]}]}, {"x", "m"}),
         (Wire.CHAT, {"fallback_model": "x"}, {"x"}),
         (Wire.CHAT, {"fallback_models": ["x"]}, {"x"}),
         (Wire.CHAT, {"draft_model": "x", "model_id": "y"}, {"x", "y"}),
@@ -173,6 +176,34 @@ def test_the_output_bound_is_the_largest_named_times_the_answers():
     more = {**MESSAGES, "fallbacks": [{"model": "x", "max_tokens": 500}]}
     assert read(Wire.MESSAGES, more).max_output_tokens == 500
     assert "`n`" in refusal(Wire.CHAT, {**CHAT, "max_tokens": MAX_OUTPUT_TOKENS, "n": 2}).message
+
+
+OWN_BOUNDS = {
+    Wire.CHAT: {"max_tokens", "max_completion_tokens"},
+    Wire.RESPONSES: {"max_output_tokens"},
+    Wire.MESSAGES: {"max_tokens"},
+}
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+@pytest.mark.parametrize("wire", OWN_BOUNDS)
+def test_another_protocols_output_bound_binds_nothing_and_is_refused(wire, field):
+    for document in ({field: 7}, {"fallbacks": [{"model": "x", field: 7}]}):
+        if field in OWN_BOUNDS[wire]:
+            assert read(wire, {"model": "m", **document}).max_output_tokens == 7
+            continue
+        found = refusal(wire, {"model": "m", **document})
+        assert found.reason is Reason.REQUEST_INVALID
+        assert f"`{field}`" in found.message
+        assert any(f"`{own}` instead" in found.message for own in OWN_BOUNDS[wire])
+    assert read(wire, {"model": "m", field: None}).max_output_tokens == 0
+
+
+@pytest.mark.parametrize("wire", [Wire.EMBEDDINGS, Wire.COUNT_TOKENS])
+def test_what_generates_nothing_has_no_output_bound(wire):
+    assert (
+        read(wire, {"model": "m", "max_tokens": 5, "max_output_tokens": 6}).max_output_tokens == 0
+    )
 
 
 @pytest.mark.parametrize("field", ["stream", "background", "store"])
@@ -278,6 +309,20 @@ def _content(part):
         (Wire.RESPONSES, {"prompt": {"id": "pmpt_1"}}, "prompt"),
         (Wire.RESPONSES, {"input": [{"type": "item_reference", "id": "i"}]}, "item_reference"),
         (Wire.RESPONSES, {"input": [{"id": "i"}]}, "item_reference"),
+        *((Wire.RESPONSES, {"input": [{"id": "i", **item}]}, "item_reference") for item in (
+            {"type": "image_generation_call"},
+            {"type": "image_generation_call", "result": "", "content": "x"},
+            {"type": "reasoning", "summary": []},
+            {"type": "reasoning", "summary": [], "content": [], "encrypted_content": None},
+            {"type": "file_search_call", "queries": ["q"], "results": None},
+            {"type": "code_interpreter_call", "code": "1", "outputs": []},
+            {"type": "compaction"},
+            {"type": "message", "role": "assistant"},
+            {"role": "assistant"},
+            {"type": "function_call", "name": "f", "call_id": "c"},
+            {"type": "brand_new_call", "content": "x"},
+            {"type": ["message"], "content": "x"},
+        )),
         (Wire.RESPONSES, {"input": [{"role": "user", "content": [
             {"type": "input_file", "file_id": "file-1"}]}]}, "file_id"),
         (Wire.RESPONSES, {"input": [{"type": "function_call_output", "call_id": "c",
@@ -322,12 +367,27 @@ def test_references_to_upstream_objects_are_refused_by_name(wire, extra, field):
         (Wire.RESPONSES, {"previous_response_id": None, "conversation": None, "prompt": None}),
         (Wire.RESPONSES, {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}),
         (Wire.RESPONSES, {"tools": [{"type": "file_search", "vector_store_ids": []}]}),
-        (Wire.RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}),
+        *((Wire.RESPONSES, {"input": [item]}) for item in (
+            {"type": "reasoning", "summary": [], "encrypted_content": "e"},
+            {"type": "reasoning", "id": None, "summary": [], "encrypted_content": "e"},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e"},
+            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "t"}]},
+            {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": ""},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "id": "fo_1", "call_id": "c", "output": ""},
+            {"type": "custom_tool_call", "id": "ct_1", "call_id": "c", "name": "f", "input": "i"},
+            {"type": "custom_tool_call_output", "id": "co_1", "call_id": "c", "output": "o"},
+            {"type": "local_shell_call", "id": "ls_1", "call_id": "c", "action": {"a": "b"}},
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}},
+            {"type": "image_generation_call", "id": "ig_1", "result": "AA=="},
+            {"type": "message", "id": "msg_1", "role": "assistant", "content": []},
+            {"type": "brand_new_item", "content": "x"},
+        )),
         (Wire.RESPONSES, {"input": [{"id": "msg_1", "role": "user", "content": "hi"}]}),
         (Wire.MESSAGES, {"diagnostics": {"previous_message_id": None}}),
         (Wire.MESSAGES, {"metadata": {"user_id": "u"}}),
     ],
-)
+)  # fmt: skip
 def test_nothing_stored_is_named_here(wire, extra):
     assert read(wire, {**CHAT, **extra}).object_references == ()
 
@@ -453,6 +513,19 @@ def test_k20_no_string_of_the_body_reaches_a_fact_or_a_refusal():
 @pytest.mark.parametrize("wire", [w for w in Wire if w is not Wire.MODELS])
 def test_odd_shapes_are_the_providers_to_refuse(wire, document):
     assert read(wire, document).model == "m"
+
+
+def test_more_tools_than_the_facts_can_count_are_refused_in_words():
+    tools = [{"type": "function"}] * 10_000
+    assert read(Wire.RESPONSES, {**RESPONSES, "tools": tools}).custom_tools == 10_000
+    for extra in (
+        {"tools": [*tools, {"type": "web_search"}]},
+        {"tools": [*tools, {"type": "namespace", "tools": tools}]},
+        {"mcp_servers": [{}] * 10_001},
+    ):
+        found = refusal(Wire.RESPONSES, {**RESPONSES, **extra})
+        assert found.reason is Reason.REQUEST_INVALID
+        assert "10000 tools" in found.message
 
 
 def test_what_an_agent_says_of_its_own_threads_is_no_reference_to_an_upstream_object():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.strict_json import MAX_DEPTH, MalformedBody, parse
+from gateway.wire.strict_json import MAX_DEPTH, MAX_VALUES, MalformedBody, parse
 
 BAD = {
     "empty": b"",
@@ -87,6 +87,29 @@ GOOD = {
 def test_what_all_parsers_read_alike_is_read(body):
     document = parse(body)
     assert document == json.loads(body) == orjson.loads(body) == msgspec.json.decode(body)
+
+
+MANY = {
+    "zeros": (b"0", 1),
+    "empty objects": (b"{}", 2),
+    "empty strings": (b'""', 1),
+    "members": (b'{"a":"b\\\\","c,":0}', 3),
+}
+
+
+@pytest.mark.parametrize(("unit", "openings"), MANY.values(), ids=MANY.keys())
+def test_a_body_of_too_many_values_is_refused_before_any_is_built(unit, openings):
+    most = (MAX_VALUES - 2) // openings  # the body's own `{` and `[` count, too
+    assert len(parse(b'{"x":[' + b",".join([unit] * most) + b"]}")["x"]) == most
+    # Cut off, so that a parser that gets to build anything says something else.
+    with pytest.raises(MalformedBody, match="too many parts"):
+        parse(b'{"x":[' + b",".join([unit] * (most + 2)))
+
+
+@pytest.mark.parametrize("text", [b"[{,", b'\\"[,', b"\\\\,[", b'\\\\\\"{,'])
+def test_what_looks_like_structure_in_text_is_not_counted(text):
+    body = b'{"t":"' + text * MAX_VALUES + b'","u":["' + text * 9 + b'"]}'
+    assert parse(body) == orjson.loads(body)
 
 
 def test_the_message_names_only_our_own_fields():
