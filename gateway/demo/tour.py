@@ -268,29 +268,37 @@ def your_turn(demo: dict[str, Any]) -> Iterator[str]:
     """Lines to copy: agents, SDKs and curl, with keys that work now."""
     url, keys = demo["data_url"], demo["keys"]
     yield ""
-    yield "Your turn".ljust(WIDTH, "-")
-    yield f"members: newcomer {keys['newcomer'][:12]}…, blue {keys['blue'][:12]}…, red "
-    yield f"         {keys['red'][:12]}… (whole keys in demo.json)"
+    yield "Your turn ".ljust(WIDTH, "-")
+    yield "Whole keys are in demo.json. Each line below can be pasted as it is."
     yield ""
     yield "Claude Code, as red:"
     yield f"  ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={keys['red']} \\"
     yield "    ANTHROPIC_DEFAULT_HAIKU_MODEL=opus-4.8 claude --model mythos-5"
     yield "Codex, as blue:"
+    provider = (
+        f'{{name="Sluicegate",base_url="{url}/v1",wire_api="responses",'
+        'env_key="SLUICEGATE_KEY",stream_max_retries=0}'
+    )
     yield f"  SLUICEGATE_KEY={keys['blue']} codex -m gpt-5.5 -c model_provider=sluicegate \\"
-    yield '    -c \'model_providers.sluicegate={name="Sluicegate", '
-    yield f'base_url="{url}/v1", wire_api="responses", env_key="SLUICEGATE_KEY", '
-    yield "stream_max_retries=0}'"
-    yield "openai (Python):"
-    yield f'  openai.OpenAI(base_url="{url}/v1", api_key="{keys["blue"]}")'
-    yield '    .responses.create(model="gpt-5.5", input="hello")'
-    yield "anthropic (Python):"
-    yield f'  anthropic.Anthropic(base_url="{url}", api_key="{keys["red"]}")'
-    yield '    .messages.create(model="mythos-5", max_tokens=100, messages=[...])'
+    yield f"    -c 'model_providers.sluicegate={provider}'"
+    yield "openai (.venv/bin/python):"
+    yield f'  import openai; client = openai.OpenAI(base_url="{url}/v1", api_key="{keys["blue"]}")'
+    yield '  client.responses.create(model="gpt-5.5", input="hello").output_text'
+    yield "anthropic (.venv/bin/python):"
+    yield (
+        f'  import anthropic; client = anthropic.Anthropic(base_url="{url}", '
+        f'api_key="{keys["red"]}")'
+    )
+    yield (
+        '  client.messages.create(model="mythos-5", max_tokens=100, '
+        'messages=[{"role": "user", "content": "hello"}])'
+    )
     yield "curl:"
     yield f"  curl {url}/v1/chat/completions -H 'authorization: Bearer {keys['newcomer']}' \\"
     yield "    -H 'content-type: application/json' \\"
     yield ('    -d \'{"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}]}\'')
     yield ""
+    yield "operators: sluicegate status, sluicegate audit tail (in .venv/bin, with --dir as above)"
     yield f"console {demo['console_url']}   metrics {demo['ops_url']}/metrics   Ctrl-C ends it"
 
 

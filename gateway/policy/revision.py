@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from gateway.core.protocols import Revision, RuleSource
 from gateway.policy import strict_yaml
 from gateway.policy.bundle import Bundle
 from gateway.policy.findings import BundleError
+from gateway.policy.shapes import SHAPES
 
 __all__ = ["revision_of"]
 
@@ -33,6 +34,7 @@ def revision_of(bundle: Bundle) -> Revision:
         BundleError: with every finding.
     """
     reading = _Reading(bundle)
+    reading.shapes()
     catalogue = reading.catalogue()
     aliases = reading.aliases(catalogue)
     revision = Revision(
@@ -77,6 +79,15 @@ class _Reading:
             path = path[:-1]
         self.findings.append(f"{file}:{self._lines[name].get(path, 1)}: {problem}")
 
+    def shapes(self) -> None:
+        """Refuse a value that rules would compare, but not as it was meant."""
+        for name, shape in SHAPES.items():
+            if name in self.bundle.data:
+                try:
+                    msgspec.convert(self.bundle.data[name], shape)
+                except msgspec.ValidationError as error:
+                    self.refuse(name, _at(str(error)), f"{name}: {error}")
+
     def catalogue(self) -> dict[str, CatalogueEntry]:
         catalogue: dict[str, CatalogueEntry] = {}
         for key, value in self.bundle.data.get("models", {}).items():
@@ -88,9 +99,19 @@ class _Reading:
             if entry.id != key:
                 self.refuse("models", (key, "id"), f"model {key}: its id says {entry.id}")
             catalogue[key] = entry
+            self._known(key, "stage", "stages", [entry.stage])
+            self._known(key, "wave", "waves", [entry.wave] if entry.wave else [])
+            self._known(key, "requires", "tiers", entry.requires.tiers)
         if not self.bundle.data.get("models"):
             self.findings.append("data/models.yaml:1: the catalogue holds no model")
         return catalogue
+
+    def _known(self, model: str, field: str, file: str, names: Iterable[str]) -> None:
+        """What a model names must stand in the file that says what it means."""
+        for name in names:
+            if file in self.bundle.data and name not in self.bundle.data[file]:
+                problem = f"model {model}: {name} is not in data/{file}.yaml"
+                self.refuse("models", (model, field), problem)
 
     def aliases(self, catalogue: Mapping[str, CatalogueEntry]) -> dict[str, str]:
         aliases: dict[str, str] = {}
