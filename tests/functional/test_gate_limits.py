@@ -223,6 +223,7 @@ async def alarmed(gate: Gate, name: str) -> None:
     raise AssertionError(f"no alarm {name}")
 
 
+@pytest.mark.long  # its bound on the median is missed on a loaded machine
 @pytest.mark.parametrize("outage", ["killed", "paused"])
 async def test_k51_without_valkey_restricted_models_are_denied_fast_and_recover(
     gate: Gate, upstream: Upstream, valkey: ValkeyServer, outage: str
