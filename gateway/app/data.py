@@ -24,13 +24,13 @@ from gateway.policy.judge import Judge
 from gateway.policy.lifecycle import Lifecycle
 from gateway.policy.opa import OpaEngine
 from gateway.proxy.answerer import Answerer
+from gateway.proxy.connection import connection_class
 from gateway.proxy.entry import Entry
 from gateway.proxy.judging import Judging
 from gateway.proxy.memory import MemoryBudget
 from gateway.proxy.network import KeyedHashes
 from gateway.proxy.pace import Pace
 from gateway.proxy.pipeline import Pipeline, PipelineSettings
-from gateway.proxy.protocol import protocol_class
 from gateway.proxy.relay import Relay
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.worker import DataWorker
@@ -69,7 +69,6 @@ async def run_data_worker(process: Process) -> None:
     judge = Judge(engine, memo_entries=settings.policy.memo_entries)
     limiter = await _limiter(settings)
     upstreams = Upstreams(settings.upstreams, keys)
-    await upstreams.start()
     answerer = Answerer(
         clock=clock,
         denial_status={Dialect(name): code for name, code in settings.denial_status.items()},
@@ -116,14 +115,14 @@ async def run_data_worker(process: Process) -> None:
         summary_s=settings.audit.summary_s,
         drain_s=settings.data.drain_s,
     )
+    trusted = [ipaddress.ip_network(network) for network in settings.data.trusted_proxies]
+    entry = Entry(pipeline, trusted)
     server = Server(
         configuration(
-            Entry(
-                pipeline,
-                [ipaddress.ip_network(network) for network in settings.data.trusted_proxies],
-            ),
+            None,  # requests go from the connection to the entry, past ASGI
             settings.data,
-            http=protocol_class(
+            http=connection_class(
+                serve=entry.serve,
                 head_timeout_s=settings.data.head_timeout_s,
                 stall_timeout_s=settings.data.stall_timeout_s,
                 max_connections=settings.data.max_connections,
@@ -139,7 +138,7 @@ async def run_data_worker(process: Process) -> None:
     try:
         await worker.run(server, listener, stop_event())
     finally:
-        await upstreams.close()
+        upstreams.close()
         await egress.close()
         if isinstance(limiter, RedisLimiter):
             await limiter.aclose()

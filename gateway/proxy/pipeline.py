@@ -477,7 +477,7 @@ class Pipeline:
             with exchange.waiting():
                 async with self.upstreams.slot(endpoint):
                     exchange.reached = Step.FORWARD
-                    async with self.upstreams.forward(permit, sent) as response:
+                    with await self.upstreams.forward(permit, sent) as response:
                         exchange.clock_step("upstream", since)
                         exchange.upstream_status = response.status
                         exchange.upstream_request_id = response.request_id

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from gateway.core.protocols import LogUnavailable
 from gateway.core.reasons import Reason
@@ -69,40 +69,38 @@ class Relay:
             Refused: the endpoint refused our key; the client stalled; the log failed.
             UpstreamFailed: the answer broke off.
         """
-        async with aclosing(response.chunks()) as chunks:
-            if response.status in (HTTP_UNAUTHORIZED, HTTP_FORBIDDEN):
-                await self._refused_by_endpoint(exchange, response, chunks, record_outcome)
-                return
-            if response.encoded:
-                raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "encoded, though not asked to be")
-            if HTTP_REDIRECTION <= response.status < HTTP_ERROR:
-                # An SDK would follow, and its credential with it.
-                raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "redirects are not passed on")
-            streamed = response.content_type == "text/event-stream"
-            exchange.answer.streamed = streamed and response.status < HTTP_ERROR
-            if exchange.answer.streamed:
-                await self._stream(exchange, response, chunks, record_outcome)
-            else:
-                await self._whole(exchange, response, chunks, record_outcome)
+        if response.status in (HTTP_UNAUTHORIZED, HTTP_FORBIDDEN):
+            await self._refused_by_endpoint(exchange, response, record_outcome)
+            return
+        if response.encoded:
+            raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "encoded, though not asked to be")
+        if HTTP_REDIRECTION <= response.status < HTTP_ERROR:
+            # An SDK would follow, and its credential with it.
+            raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "redirects are not passed on")
+        streamed = response.content_type == b"text/event-stream"
+        exchange.answer.streamed = streamed and response.status < HTTP_ERROR
+        if exchange.answer.streamed:
+            await self._stream(exchange, response, record_outcome)
+        else:
+            await self._whole(exchange, response, record_outcome)
 
     async def _stream(
         self,
         exchange: Exchange,
         response: UpstreamResponse,
-        chunks: AsyncIterator[bytes],
         record_outcome: RecordOutcome,
     ) -> None:
         reader = StreamReader(exchange.wire, strip_usage_chunk=USAGE_EDIT in exchange.edits)
         exchange.reader = reader
         await self._start(exchange, response, length=False)
         try:
-            async for chunk in chunks:
+            while chunk := await response.read():
                 relayed = reader.feed(chunk)
                 if relayed.forward:
                     await self._write(exchange, relayed.forward)
                 if reader.terminal_seen:
                     await self._end(exchange, relayed.terminal, record_outcome, more=True)
-                    await self._trailing(exchange, chunks)
+                    await self._trailing(exchange, response)
                     return
             left = reader.finish()
             if not reader.ended:
@@ -112,11 +110,11 @@ class Relay:
         finally:
             self._note(exchange, reader.facts)
 
-    async def _trailing(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
+    async def _trailing(self, exchange: Exchange, response: UpstreamResponse) -> None:
         """After the terminal event: what else comes in a moment, then the end."""
         try:
             async with asyncio.timeout(TRAILING_S):
-                async for chunk in chunks:
+                while chunk := await response.read():
                     await self._write(exchange, chunk)
         except (TimeoutError, UpstreamFailed):
             pass  # the answer is complete; only the connection is not kept
@@ -126,13 +124,12 @@ class Relay:
         self,
         exchange: Exchange,
         response: UpstreamResponse,
-        chunks: AsyncIterator[bytes],
         record_outcome: RecordOutcome,
     ) -> None:
         held = b""
         kept = bytearray()
         started = False
-        async for chunk in chunks:
+        while chunk := await response.read():
             if len(kept) <= READ_USAGE_BYTES:
                 kept += chunk
             if held:
@@ -150,13 +147,12 @@ class Relay:
         self,
         exchange: Exchange,
         response: UpstreamResponse,
-        chunks: AsyncIterator[bytes],
         record_outcome: RecordOutcome,
     ) -> None:
         """A 401, or a 403 that is not about content, speaks of *our* key: the caller must not
         read it (it may quote the key), nor think that it is his."""
         body = bytearray()
-        async for chunk in chunks:
+        while chunk := await response.read():
             body += chunk
             if len(body) > REFUSAL_BYTES:
                 break

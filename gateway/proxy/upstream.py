@@ -1,228 +1,224 @@
 """The upstream leg: takes a ``Permit`` and nothing else, and sends to where its key belongs.
 
 Settings bind a provider key to one scheme, host and port; the permit names an endpoint of the
-settings and a path that was built from a template. Redirects are not followed, the environment's
-proxies not used, answers not decompressed. A cancelled or failed exchange closes its connection,
-so the upstream sees it at once. Foreign exceptions become ``UpstreamFailed`` here and nowhere else.
+settings and a path that was built from a template. Redirects are not followed, no proxy of the
+environment is used, answers are not decompressed, a POST is never sent again. A cancelled or failed
+exchange closes its connection, so the endpoint sees it at once. Foreign exceptions become
+``UpstreamFailed`` here and in ``upstream_connection``, and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-
-import aiohttp
-from msgspec import Struct
-from multidict import CIMultiDict
-from yarl import URL
+import ssl
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final
+from urllib.parse import urlsplit
 
 from gateway.core.permit import Permit
 from gateway.core.reasons import Reason
+from gateway.proxy.upstream_connection import UpstreamConnection, UpstreamFailed
 from gateway.settings import Upstream
 
 __all__ = ["UpstreamFailed", "UpstreamResponse", "Upstreams"]
 
-READ_BUFFER_BYTES = 64 * 1024
+KEPT_S: Final = 15.0
+"""How long an idle connection is kept; endpoints close theirs after a minute or more."""
 
 
-class UpstreamFailed(Exception):
-    """The endpoint could not be reached, kept us waiting, or broke off."""
+class UpstreamResponse:
+    """Status and headers of an answer, and its bytes as they come. Leaving its context ends the
+    exchange: its connection goes back to the others if the answer was read to its end, and is
+    closed if not."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+    __slots__ = ("_connection", "_endpoint", "headers", "status")
 
+    def __init__(self, endpoint: _Endpoint, connection: UpstreamConnection) -> None:
+        self._endpoint, self._connection = endpoint, connection
+        self.status = connection.status
+        self.headers = connection.headers
 
-class UpstreamResponse(Struct, frozen=True):
-    """Status and headers of an answer, and its bytes as they come."""
+    def __enter__(self) -> UpstreamResponse:
+        return self
 
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    _response: aiohttp.ClientResponse
-    _idle_timeout_s: float
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._endpoint.give_back(self._connection)
+
+    def header(self, wanted: bytes) -> bytes:
+        """The first value of a header (lower-case name); empty without one."""
+        for name, value in self.headers:
+            if name == wanted:
+                return value
+        return b""
 
     @property
-    def content_type(self) -> str:
+    def content_type(self) -> bytes:
         """The media type, lower case, without parameters."""
-        return self._response.content_type
+        return self.header(b"content-type").partition(b";")[0].strip().lower()
 
     @property
     def encoded(self) -> bool:
         """Whether the bytes are compressed or otherwise not what they say."""
-        return self._response.headers.get("content-encoding", "identity").lower() != "identity"
+        return self.header(b"content-encoding").lower() not in (b"", b"identity")
 
     @property
     def content_length(self) -> int | None:
         """The length that the endpoint announced, in bytes."""
-        return self._response.content_length
+        length = self.header(b"content-length")
+        return int(length) if length else None
 
     @property
     def request_id(self) -> str:
         """The endpoint's own id of this call, for reconciliation; empty if it gave none."""
-        headers = self._response.headers
-        return (headers.get("request-id") or headers.get("x-request-id") or "")[:128]
+        told = self.header(b"request-id") or self.header(b"x-request-id")
+        return told.decode("latin-1")[:128]
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The answer's bytes, chunk for chunk, with back-pressure.
+    async def read(self) -> bytes:
+        """The answer's next bytes, as they come and with back-pressure; empty at its end.
 
         Raises:
             UpstreamFailed: the answer broke off, or nothing came for the idle timeout.
         """
-        content = self._response.content
-        patience = _Patience(self._idle_timeout_s, self._response.close)
+        return await self._connection.read(self._endpoint.settings.idle_timeout_s)
+
+
+class _Endpoint:
+    """One endpoint of the settings and its connections."""
+
+    def __init__(self, settings: Upstream) -> None:
+        parts = urlsplit(settings.origin)
+        host = parts.hostname or ""
+        secure = parts.scheme == "https"
+        self.settings = settings
+        # Concurrency is bounded above the connections: a cancelled waiter inside a pool is how
+        # pools lose slots (K45).
+        self.slots = asyncio.Semaphore(settings.max_connections)
+        self._host = host
+        self._port = parts.port or (443 if secure else 80)
+        self._tls = ssl.create_default_context() if secure else None
+        if self._tls is not None:
+            self._tls.set_alpn_protocols(["http/1.1"])
+        named = f"[{host}]" if ":" in host else host
+        self._authority = (f"{named}:{parts.port}" if parts.port else named).encode("ascii")
+        self._kept: deque[tuple[float, UpstreamConnection]] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def connection(self) -> UpstreamConnection:
+        """One that nobody uses: the one used last, or a new one.
+
+        Raises:
+            UpstreamFailed: the endpoint cannot be reached.
+        """
+        while self._kept:
+            _, connection = self._kept.pop()
+            if connection.reusable:
+                return connection
+            connection.close()
         try:
-            while True:
-                data = content.read_nowait(READ_BUFFER_BYTES)
-                if not data and not content.at_eof():
-                    with patience:
-                        data = await content.read(READ_BUFFER_BYTES)
-                if not data:
-                    return
-                yield data
-        except (aiohttp.ClientError, OSError) as error:
-            if patience.lost:
-                raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, "idle for too long") from None
-            raise UpstreamFailed(Reason.UPSTREAM_TRUNCATED, type(error).__name__) from None
-        finally:
-            patience.end()
+            async with asyncio.timeout(self.settings.connect_timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    UpstreamConnection,
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except (OSError, TimeoutError) as error:  # refused, unknown, bad certificate, too slow
+            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, type(error).__name__) from None
+        return connection
 
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection whose exchange is over; close any other."""
+        if not connection.reusable:
+            connection.close()
+            return
+        connection.rest()
+        loop = asyncio.get_running_loop()
+        self._kept.append((loop.time() + KEPT_S, connection))
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(KEPT_S, self._sweep)
 
-class _Patience:
-    """Bounds each of many waits with one timer, which is set anew only when it goes off: a timer
-    for each chunk would be a tenth of what a chunk costs.
+    def head(self, path: str, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes:
+        """The head of a POST to this endpoint."""
+        lines = [b"POST ", path.encode("ascii"), b" HTTP/1.1\r\nhost: ", self._authority]
+        for name, value in headers:
+            lines += (b"\r\n", name, b": ", value)
+        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % length)
+        return b"".join(lines)
 
-    Args:
-        limit_s: how long one wait may last.
-        lose: called once when a wait has lasted too long.
-    """
+    def close(self) -> None:
+        """Close what is kept."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self._kept:
+            self._kept.pop()[1].close()
 
-    def __init__(self, limit_s: float, lose: Callable[[], None]) -> None:
-        self.lost = False
-        self._limit_s, self._lose = limit_s, lose
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer = self._loop.call_later(limit_s, self._look)
-
-    def __enter__(self) -> None:
-        self._since = self._loop.time()
-
-    def __exit__(self, *_: object) -> None:
-        self._since = None
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        over_at = (now if self._since is None else self._since) + self._limit_s
-        if over_at > now:
-            self._timer = self._loop.call_at(over_at, self._look)
-        else:
-            self.lost = True
-            self._lose()
-
-    def end(self) -> None:
-        """The last wait is over."""
-        self._timer.cancel()
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._kept and self._kept[0][0] <= loop.time():
+            self._kept.popleft()[1].close()
+        self._sweeper = (
+            loop.call_at(self._kept[0][0], self._sweep) if self._kept else None
+        )
 
 
 class Upstreams:
-    """All endpoints of the settings, each with its pool.
+    """All endpoints of the settings.
 
     Args:
         upstreams: by endpoint id; ``keys`` holds the key of each that has one.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], keys: Mapping[str, str]) -> None:
-        self._upstreams = upstreams
+        self._endpoints = {name: _Endpoint(upstream) for name, upstream in upstreams.items()}
         self._keys = keys
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        # Concurrency is bounded above the pool: a cancelled waiter inside one is how pools lose
-        # slots (K45).
-        self._slots = {
-            name: asyncio.Semaphore(upstream.max_connections)
-            for name, upstream in upstreams.items()
-        }
 
-    async def start(self) -> None:
-        """Open the sessions; belongs to the running loop."""
-        for name, upstream in self._upstreams.items():
-            self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=upstream.max_connections, keepalive_timeout=15, ttl_dns_cache=30
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=None, sock_connect=upstream.connect_timeout_s
-                ),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                read_bufsize=READ_BUFFER_BYTES,
-            )
-
-    async def close(self) -> None:
-        """Close every connection."""
-        for session in self._sessions.values():
-            await session.close()
+    def close(self) -> None:
+        """Close the connections that nobody uses; the others close with their exchange."""
+        for endpoint in self._endpoints.values():
+            endpoint.close()
 
     def key(self, endpoint: str) -> str:
         """The provider key of an endpoint; empty where it has none."""
         return self._keys.get(endpoint, "")
 
     def __contains__(self, endpoint: str) -> bool:
-        return endpoint in self._upstreams
+        return endpoint in self._endpoints
 
     def configured_headers(self, endpoint: str) -> Mapping[str, str]:
         """Headers that every call to an endpoint bears: the provider's account selectors."""
-        return self._upstreams[endpoint].headers
+        return self._endpoints[endpoint].settings.headers
 
     def slot(self, endpoint: str) -> asyncio.Semaphore:
         """A place among an endpoint's connections: to be entered before ``forward``, so that a
         caller who gives up while he waits for it has sent nothing."""
-        return self._slots[endpoint]
+        return self._endpoints[endpoint].slots
 
-    @asynccontextmanager
     async def forward(
         self, permit: Permit, headers: Sequence[tuple[bytes, bytes]]
-    ) -> AsyncIterator[UpstreamResponse]:
-        """Send the permit's body to the permit's target, once; a POST is never retried.
+    ) -> UpstreamResponse:
+        """Send the permit's body to the permit's target, once.
+
+        Returns:
+            The answer, once it has begun; to be used as a context.
 
         Raises:
             UpstreamFailed: no answer began.
         """
-        upstream = self._upstreams[permit.target.endpoint]
-        url = URL(upstream.origin + permit.target.path, encoded=True)
-        session = self._sessions[permit.target.endpoint]
-        response = await self._send(session, url, permit.body, headers, upstream)
+        endpoint = self._endpoints[permit.target.endpoint]
+        head = endpoint.head(permit.target.path, headers, len(permit.body))
+        connection = await endpoint.connection()
         try:
-            yield UpstreamResponse(
-                status=response.status,
-                headers=list(response.raw_headers),
-                _response=response,
-                _idle_timeout_s=upstream.idle_timeout_s,
-            )
+            await connection.ask(head, permit.body, endpoint.settings.response_timeout_s)
         finally:
-            # Back to the pool only when the answer was read to its end.
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
-
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        url: URL,
-        body: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        upstream: Upstream,
-    ) -> aiohttp.ClientResponse:
-        sent = CIMultiDict((name.decode(), value.decode("latin-1")) for name, value in headers)
-        try:
-            async with asyncio.timeout(upstream.response_timeout_s):
-                return await session.post(url, data=body, headers=sent, allow_redirects=False)
-        except TimeoutError:
-            raise UpstreamFailed(Reason.UPSTREAM_TIMEOUT, "no answer began in time") from None
-        except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
-            raise UpstreamFailed(Reason.UPSTREAM_UNREACHABLE, type(error).__name__) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, type(error).__name__) from None
+            if not connection.begun:
+                connection.close()
+        return UpstreamResponse(endpoint, connection)

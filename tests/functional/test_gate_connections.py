@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 import pytest_asyncio
 
-from gateway.proxy.protocol import MAX_HEAD_BYTES, MAX_HEADERS
+from gateway.proxy.connection import MAX_HEAD_BYTES, MAX_HEADERS
 from gateway.proxy.relay import TRAILING_S
 from tests.support import raw
 from tests.support.gate import running_gate

@@ -29,7 +29,6 @@ async def answer(
     await endpoint.start()
     settings = {"idle_timeout_s": IDLE_S, **settings}
     upstreams = Upstreams({"it": Upstream(url=endpoint.url, kind="vllm", **settings)}, {})
-    await upstreams.start()
     permit = Permit(
         request_id="req_1",
         decision=Decision(effect=Effect.ALLOW),
@@ -40,12 +39,12 @@ async def answer(
     )
     pieces = []
     try:
-        async with upstreams.forward(permit, []) as response:
-            async for piece in response.chunks():
+        with await upstreams.forward(permit, []) as response:
+            while piece := await response.read():
                 pieces.append(piece)
                 await asyncio.sleep(pause_s)
     finally:
-        await upstreams.close()
+        upstreams.close()
         await endpoint.stop()
     return b"".join(pieces)
 
