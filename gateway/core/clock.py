@@ -69,10 +69,11 @@ class Clock:
         """Unix seconds, never less than any earlier answer."""
         wall, monotonic = self._wall(), self._monotonic()
         offset = wall - monotonic
-        if abs(offset - self._offset) > JUMP_S:
+        if not -JUMP_S <= offset - self._offset <= JUMP_S:
             self._unsure_until = monotonic + SETTLE_S
         self._offset = offset
-        self._latest = max(self._latest, wall)
+        if wall > self._latest:
+            self._latest = wall
         return self._latest
 
     @property

@@ -136,7 +136,7 @@ class Limiter(Protocol):
         limits: Sequence[LimitSpec],
         owners: Mapping[str, str],
         amounts: Mapping[str, int],
-    ) -> Reservation | Sequence[LimitState]:
+    ) -> Reservation | tuple[LimitState, ...]:
         """Take ``amounts`` (by kind) from every limit of ``owners`` (by ``LimitKey``) or none.
 
         Returns:

@@ -19,13 +19,14 @@ from gateway.core.entities import Credential
 from gateway.core.protocols import Directory
 from gateway.identity.credentials import KEY_PREFIX
 
-__all__ = ["MintedKey", "credential_of", "digest_of", "mint"]
+__all__ = ["MintedKey", "credential_of", "digest_of", "is_whole", "mint"]
 
 SECRET_BYTES = 32
 SHOWN = len(KEY_PREFIX) + 6
 """Characters of a key that may be shown: 30 of its 256 bits."""
 _SHAPE = re.compile(r"sk-sg-([a-z2-7]{52})([a-z2-7]{6})")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,15 @@ def mint() -> MintedKey:
     return MintedKey(text, _sha256(text), text[:SHOWN])
 
 
+def is_whole(text: str) -> bool:
+    """Whether this is a key without a typing error, known or not."""
+    shape = _SHAPE.fullmatch(text)
+    return shape is not None and hmac.compare_digest(_checksum(shape[1]), shape[2])
+
+
 def digest_of(text: str) -> str | None:
     """The SHA-256 (hex) by which the registry knows a key; ``None`` if this is no whole key."""
-    shape = _SHAPE.fullmatch(text)
-    if shape is None or not hmac.compare_digest(_checksum(shape[1]), shape[2]):
-        return None
-    return _sha256(text)
+    return _sha256(text) if is_whole(text) else None
 
 
 def credential_of(sha256: str, directory: Directory) -> Credential | None:
@@ -68,4 +72,4 @@ def _sha256(text: str) -> str:
 def _checksum(body: str) -> str:
     """30 bits of CRC-32: it guards against mistakes, not against people."""
     bits = zlib.crc32(body.encode("ascii")) >> 2
-    return "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(25, -1, -5))
+    return _PAIRS[bits >> 20] + _PAIRS[bits >> 10 & 1023] + _PAIRS[bits & 1023]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -64,31 +64,31 @@ MALFORMED = invalid(
 TOO_LONG = invalid("Credential too long: at most 16 KiB; a Sluicegate key has 64 characters.")
 
 
-def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented | Refusal:
+def presented(fields: Mapping[bytes, bytes]) -> Presented | Refusal:
     """Find the one credential.
 
     Args:
-        headers: (name, value) pairs as received; names in any case.
+        fields: header values by lower-case name; those of a name that stands twice are joined by
+            a comma, which no credential holds.
 
     Returns:
         The credential, or why there is none: ``CREDENTIAL_MISSING``, ``CREDENTIAL_AMBIGUOUS``
         (a header twice, or two that differ) or ``CREDENTIAL_INVALID``.
     """
-    lowered = [(name.lower(), value) for name, value in headers]
-    authorizations = [value for name, value in lowered if name == b"authorization"]
-    api_keys = [value for name, value in lowered if name == b"x-api-key"]
-    if len(authorizations) > 1 or len(api_keys) > 1:
+    authorization, api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
+    if api_key is not None and b"," in api_key:
         return AMBIGUOUS
-    if not authorizations:
-        return _classify(api_keys[0]) if api_keys else MISSING
-    authorization = authorizations[0]
+    if authorization is None:
+        return MISSING if api_key is None else _classify(api_key)
     if len(authorization) > MAX_CREDENTIAL_BYTES:
         return TOO_LONG
     bearer = _BEARER.fullmatch(authorization)
     if bearer is None:
         return UNKNOWN_SCHEME
     token: bytes = bearer[1]
-    if api_keys and not hmac.compare_digest(token, api_keys[0]):
+    if b"," in token:
+        return AMBIGUOUS
+    if api_key is not None and not hmac.compare_digest(token, api_key):
         return AMBIGUOUS
     return _classify(token)
 

@@ -8,8 +8,9 @@ is *revoked*, *withdrawn*, gone or erased is nobody's, and every such case reads
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -52,26 +53,33 @@ class Identifier:
         self.jwks = JwksCache(fetch, monotonic)
         self._tokens = TokenVerifier(directory, clock, self.jwks)
 
-    async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def identify(self, fields: Mapping[bytes, bytes]) -> Principal:
         """Identify the caller; for an API key without waiting: a hash and a few lookups.
+
+        Args:
+            fields: header values by lower-case name, combined.
 
         Raises:
             Refused: ``CREDENTIAL_MISSING``, ``CREDENTIAL_AMBIGUOUS``, ``CREDENTIAL_INVALID`` or
                 ``REGISTRY_STALE``.
         """
-        found = presented(headers)
+        found = presented(fields)
         if isinstance(found, Refusal):
             raise Refused(found)
-        return await self.principal_of(found)
+        return await self.principal_of(found, hashlib.sha256(found.text.encode()).hexdigest())
 
-    async def principal_of(self, found: Presented) -> Principal:
+    async def principal_of(self, found: Presented, sha256: str) -> Principal:
         """Whose credential this is.
+
+        Args:
+            found: what was presented.
+            sha256: its digest, in hex.
 
         Raises:
             Refused: ``CREDENTIAL_INVALID`` or ``REGISTRY_STALE``.
         """
         if found.kind == "api_key":
-            return self._by_key(found.text)
+            return self._by_key(found.text, sha256)
         return self._by_token(await self._tokens.verify(found.text))
 
     def refresh(self, principal: Principal) -> Principal | None:
@@ -111,11 +119,10 @@ class Identifier:
         """End what runs in the background."""
         await self.jwks.close()
 
-    def _by_key(self, text: str) -> Principal:
-        digest = api_keys.digest_of(text)
-        if digest is None:
+    def _by_key(self, text: str, sha256: str) -> Principal:
+        if not api_keys.is_whole(text):
             raise Refused(MALFORMED)
-        credential = api_keys.credential_of(digest, self._directory)
+        credential = api_keys.credential_of(sha256, self._directory)
         principal = None if credential is None else self._of_credential(credential)
         if principal is None:
             raise Refused(KEY_REFUSED)

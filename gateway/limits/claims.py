@@ -70,7 +70,7 @@ def claims_of(
         amount = amounts[kind] if kind in amounts else _UNSAID.get(kind, 0)
         is_stream = kind == "streams"
         cost = max(0, min(amount, 1 if is_stream else bucket.burst))
-        key = f"{tag}:{spec.name}:{spec.key.value}:{owners[spec.key]}"
+        key = f"{tag}:{spec.name}:{spec.key}:{owners[spec.key]}"
         claims.append(Claim(spec, key, kind, is_stream, cost, bucket))
     return tuple(claims)
 

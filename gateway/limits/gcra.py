@@ -58,12 +58,13 @@ class Bucket(NamedTuple):
 
         Nothing always fits, even in debt: a call that takes none is not held up.
         """
-        after = max(tat, now) + cost * self.interval_ns
-        return after if cost == 0 or after - now <= self.burst_ns else None
+        after = (tat if tat > now else now) + cost * self.interval_ns
+        return after if cost == 0 or after - now <= self.burst * self.interval_ns else None
 
     def remaining(self, tat: int, now: int) -> int:
         """Whole units that may be taken now."""
-        return max(0, (self.burst_ns - max(0, tat - now)) // self.interval_ns)
+        left = self.burst * self.interval_ns - (tat - now if tat > now else 0)
+        return left // self.interval_ns if left > 0 else 0
 
     def retry_ns(self, tat: int, now: int, cost: int) -> int:
         """How long until ``cost`` units fit; 0 where they fit."""
@@ -87,13 +88,13 @@ def bucket_state(
     """What to tell about a bucket. ``refused`` are the units for which there was no room."""
     return LimitState(
         name=spec.name,
-        key=spec.key.value,
+        key=spec.key,
         limit=bucket.burst,
         remaining=bucket.remaining(tat, now),
         reset_s=max(0, tat - now) / SECOND_NS,
         period_s=spec.period_s,
         rate=spec.rate,
-        retry_s=bucket.retry_ns(tat, now, refused) / SECOND_NS,
+        retry_s=bucket.retry_ns(tat, now, refused) / SECOND_NS if refused else 0.0,
     )
 
 
@@ -104,7 +105,7 @@ def stream_state(spec: LimitSpec, running: int, *, wanted: bool = False) -> Limi
     """
     return LimitState(
         name=spec.name,
-        key=spec.key.value,
+        key=spec.key,
         limit=spec.burst,
         remaining=max(0, spec.burst - running),
         reset_s=STREAM_RETRY_S if running else 0.0,

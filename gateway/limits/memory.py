@@ -2,8 +2,7 @@
 
 Guarantees: a reservation takes from every limit or from none (nothing here awaits, so nothing
 runs in between); it is settled once, later settlements change nothing; memory is bounded by the
-buckets that are not full: each reservation looks at twice as many old buckets as it takes from,
-and drops those that are.
+buckets that are not full: whoever adds a bucket looks at two old ones, and drops those that are.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from gateway.limits.gcra import SECOND_NS, bucket_state, correct, stream_state
 
 __all__ = ["MemoryLimiter"]
 
+_INSPECTED_FOR_NEW = 2
 _INSPECTED_WHEN_FULL = 100
 
 
@@ -55,29 +55,36 @@ class MemoryLimiter:
         limits: Sequence[LimitSpec],
         owners: Mapping[str, str],
         amounts: Mapping[str, int],
-    ) -> MemoryReservation | Sequence[LimitState]:
+    ) -> MemoryReservation | tuple[LimitState, ...]:
         """See ``core.protocols.Limiter``.
 
         Raises:
             LimiterUnavailable: ``max_buckets`` are in use.
         """
         now = self._clock_ns()
-        self._forget(now, len(limits) + 1)  # one more than this call can add
         claims = claims_of(limits, owners, amounts)
-        if not all(self._fits(claim, now) for claim in claims):
-            return tuple(self._state(claim, now, refused=claim.cost) for claim in claims)
+        # What each bucket holds after this call; a limit that refuses ends it for all.
+        after = [self._taken(claim, now) for claim in claims]
+        if None in after:
+            return tuple([self._state(claim, now, refused=claim.cost) for claim in claims])
         if not self._has_room(claims):
             self._forget(now, _INSPECTED_WHEN_FULL)
         if not self._has_room(claims):
             raise LimiterUnavailable("too many buckets are in use")
         reservation = MemoryReservation(self, claims)
-        for claim in claims:
+        reservation.expires_ns = now + self._ttl_ns
+        states = []
+        for claim, level in zip(claims, after, strict=True):
+            assert level is not None
             if claim.is_stream:
                 self._lease(claim, reservation, now)
-            elif claim.cost:
-                self._write(claim.key, self._tats.get(claim.key, now), now, claim, claim.cost)
-        reservation.expires_ns = now + self._ttl_ns
-        reservation.states = tuple(self._state(claim, now) for claim in claims)
+                states.append(stream_state(claim.spec, level))
+            else:
+                if claim.cost:
+                    self._know(claim.key, now)
+                    self._tats[claim.key] = level
+                states.append(bucket_state(claim.spec, claim.bucket, level, now))
+        reservation.states = tuple(states)
         return reservation
 
     def settle(self, reservation: MemoryReservation, used: Mapping[str, int]) -> None:
@@ -97,10 +104,12 @@ class MemoryLimiter:
             if claim.is_stream:
                 self._lease(claim, reservation, now)
 
-    def _fits(self, claim: Claim, now: int) -> bool:
+    def _taken(self, claim: Claim, now: int) -> int | None:
+        """The bucket's TAT, or the number of running streams, with this claim; ``None``: no."""
         if claim.is_stream:
-            return not claim.cost or self._running(claim.key, now) < claim.spec.burst
-        return claim.bucket.take(self._tats.get(claim.key, now), now, claim.cost) is not None
+            running = self._running(claim.key, now) + claim.cost
+            return running if running <= claim.spec.burst or not claim.cost else None
+        return claim.bucket.take(self._tats.get(claim.key, now), now, claim.cost)
 
     def _state(self, claim: Claim, now: int, refused: int = 0) -> LimitState:
         if claim.is_stream:
@@ -109,12 +118,12 @@ class MemoryLimiter:
         return bucket_state(claim.spec, claim.bucket, self._tats.get(claim.key, now), now, refused)
 
     def _write(self, key: str, tat: int, now: int, claim: Claim, units: int) -> None:
-        self._know(key)
+        self._know(key, now)
         self._tats[key] = correct(claim.bucket, tat, now, units)
 
     def _lease(self, claim: Claim, reservation: MemoryReservation, now: int) -> None:
         if claim.cost:
-            self._know(claim.key)
+            self._know(claim.key, now)
             leases = self._leases.setdefault(claim.key, {})
             leases.pop(reservation, None)  # to the end: they stay in the order of their expiry
             leases[reservation] = now + self._ttl_ns
@@ -134,8 +143,9 @@ class MemoryLimiter:
     def _is_new(self, key: str) -> bool:
         return key not in self._tats and key not in self._leases
 
-    def _know(self, key: str) -> None:
+    def _know(self, key: str, now: int) -> None:
         if self._is_new(key):
+            self._forget(now, _INSPECTED_FOR_NEW)
             self._known.append(key)
 
     def _forget(self, now: int, inspected: int) -> None:

@@ -196,7 +196,7 @@ class RedisLimiter:
         limits: Sequence[LimitSpec],
         owners: Mapping[str, str],
         amounts: Mapping[str, int],
-    ) -> RedisReservation | Sequence[LimitState]:
+    ) -> RedisReservation | tuple[LimitState, ...]:
         """See ``core.protocols.Limiter``.
 
         Raises:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.core.clock import parse_timestamp
+from gateway.core.clock import parse_timestamp, timestamp
 from gateway.core.decision import Decision
 from gateway.core.facts import Facts
 from gateway.core.protocols import EngineUnavailable, PolicyEngine, Revision
@@ -35,8 +36,7 @@ def encode_facts(facts: Facts) -> bytes:
     return _encoder.encode(facts)
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """A decision and how it came about.
 
     ``facts_json`` are exactly the evaluated bytes, time included, and ``input_digest`` is their
@@ -53,6 +53,8 @@ class Judgement:
     memo: bool
     eval_us: int
     directives: tuple[str, ...]
+    valid_until_text: str = ""
+    """``valid_until`` as a ``facts.Timestamp``."""
 
 
 class Judge:
@@ -145,6 +147,7 @@ class Judge:
             memo=False,
             eval_us=(self._clock_ns() - begun) // 1000,
             directives=tuple(directive.id for directive in reached),
+            valid_until_text=timestamp(end),
         )
 
     def _current(self) -> tuple[Revision, object]:

@@ -34,6 +34,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.proxy.exchange import ClientChannel, Headers, Request
+from gateway.wire.headers import combined
 
 __all__ = ["MAX_HEADERS", "MAX_HEAD_BYTES", "Channel", "ClientConnection", "connection_class"]
 
@@ -313,7 +314,7 @@ class ClientConnection(asyncio.Protocol):
         self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         self._state.connections.add(self)  # type: ignore[arg-type]
         if len(self._state.connections) > self.max_connections:
-            transport.abort()
+            self._transport.abort()
             return
         self._within(self.head_timeout_s, self.reset)
 
@@ -382,6 +383,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:  # noqa: D102
         parser, headers = self._parser, self._headers
+        fields = combined(headers)
         self._in_head = False
         self._unparsed = 0
         self._deadline = _NEVER
@@ -397,12 +399,12 @@ class ClientConnection(asyncio.Protocol):
             ),
             without_body=method == "HEAD",
             chunked=version == "1.1",
-            expects_continue=any(
-                name == b"expect" and value.lower() == b"100-continue" for name, value in headers
-            ),
+            expects_continue=fields.get(b"expect", b"").lower() == b"100-continue",
         )
         self._channel = channel
-        request = Request(method, target, raw_path, query, headers, self._address, version)
+        request = Request(
+            method, target, raw_path, query, headers, fields, self._address, version
+        )
         task = self.loop.create_task(type(self).serve(request, channel))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)

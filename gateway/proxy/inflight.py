@@ -9,7 +9,7 @@ reaches its ``valid_until`` for itself.
 from __future__ import annotations
 
 import asyncio
-import heapq
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -36,8 +36,8 @@ class Inflight:
         self._clock = clock
         self._recheck = recheck
         self._exchanges: dict[str, Exchange] = {}
-        # By id: an entry must not keep alive an exchange that has long been answered.
-        self._due: list[tuple[float, str]] = []
+        # By the second in which they are asked again; there are as many as a validity is long.
+        self._due: dict[int, dict[str, Exchange]] = {}
         self._wake = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -56,15 +56,25 @@ class Inflight:
     def leave(self, exchange: Exchange) -> None:
         """Forget it; it has settled."""
         self._exchanges.pop(exchange.request_id, None)
+        self._unschedule(exchange)
         if not self._exchanges:
             self.idle.set()
 
     def schedule(self, exchange: Exchange) -> None:
         """Ask again when ``exchange.valid_until`` (Unix seconds) has come; whoever changes that
         schedules it anew."""
-        heapq.heappush(self._due, (exchange.valid_until, exchange.request_id))
-        if self._due[0][1] == exchange.request_id:
+        self._unschedule(exchange)
+        exchange.due = second = math.ceil(exchange.valid_until)
+        due = self._due.get(second)
+        if due is None:
+            due = self._due[second] = {}
             self._wake.set()
+        due[exchange.request_id] = exchange
+
+    def _unschedule(self, exchange: Exchange) -> None:
+        due = self._due.get(exchange.due)
+        if due is not None:
+            due.pop(exchange.request_id, None)
 
     async def touch(self, members: set[str], organisations: set[str]) -> int:
         """Ask again for the members and organisations that a registry change names.
@@ -99,7 +109,7 @@ class Inflight:
         """Re-check what falls due; runs for the life of the process."""
         while True:
             self._wake.clear()
-            delay = self._due[0][0] - self._clock.now() if self._due else None
+            delay = min(self._due) - self._clock.now() if self._due else None
             if delay is None or delay > 0:
                 try:
                     # A second at most, so that a clock set forward is noticed in time.
@@ -108,13 +118,11 @@ class Inflight:
                 except TimeoutError:
                     pass
                 continue
-            due = []
-            while self._due and self._due[0][0] <= self._clock.now():
-                when, request_id = heapq.heappop(self._due)
-                exchange = self._exchanges.get(request_id)
-                if exchange is not None and when == exchange.valid_until:
-                    due.append(exchange)
-            await self._sift(due)
+            now = self._clock.now()
+            come = sorted(second for second in self._due if second <= now)
+            await self._sift(
+                [exchange for second in come for exchange in self._due.pop(second).values()]
+            )
 
     async def _sift(self, exchanges: Iterable[Exchange]) -> int:
         ended = 0

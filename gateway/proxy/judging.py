@@ -6,7 +6,8 @@ Facts are made here from the caller as the registry has him now, and from nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.clock import Clock
@@ -29,8 +30,7 @@ ATTEMPTS = 3
 """How often a call is judged again because registry or revision changed meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """One model of one call: the name in the body, its entry (``None``: the catalogue holds no such
     id), the facts and the judgement."""
 

@@ -198,10 +198,10 @@ class Pipeline:
             Refused: no such route, doubtful framing, or the process drains.
         """
         head = exchange.request
-        exchange.dialect = dialect_of(head.raw_path, head.headers)
         exchange.source = self.addresses.digest(head.address)
-        found = routes.match(head.method, head.raw_path, head.query, head.headers)
+        found = routes.match(head.method, head.raw_path, head.query, head.fields)
         if isinstance(found, Refusal):
+            exchange.dialect = dialect_of(head.raw_path, head.fields)
             raise Refused(found)
         exchange.route, exchange.dialect = found, found.dialect
         if found.wire is None:
@@ -209,7 +209,7 @@ class Pipeline:
         exchange.wire, exchange.reached = found.wire, Step.ROUTE
         if self.draining is not None:
             raise Refused(self.draining)
-        refusal = check_framing(head.method, head.target, head.headers, head.http_version)
+        refusal = check_framing(head.method, head.target, head.fields, head.http_version)
         if refusal is not None:
             raise Refused(refusal)
         return False
@@ -228,14 +228,16 @@ class Pipeline:
         head = exchange.request
         if self.registry_age() == math.inf:
             raise Refused(refusals.REGISTRY_AWAITED)
-        found = presented(head.headers)
+        found = presented(head.fields)
         if isinstance(found, Refusal):
             self._attempt(head.address, None)
             raise Refused(found)
         exchange.credential_sha256 = hashlib.sha256(found.text.encode()).hexdigest()
         try:
-            with exchange.waiting():
-                exchange.principal = await self.identifier.principal_of(found)
+            with exchange.waiting:
+                exchange.principal = await self.identifier.principal_of(
+                    found, exchange.credential_sha256
+                )
         except Refused:
             self._attempt(head.address, exchange.credential_sha256)
             raise
@@ -259,15 +261,26 @@ class Pipeline:
             Refused: too large, too slow, over the memory budget, or not what the wire says.
         """
         since = time.monotonic()
-        for name, value in exchange.request.headers:
-            if name == b"content-length":
-                self._hold(exchange, int(value))
+        length = exchange.request.fields.get(b"content-length")
+        if length is not None:
+            self._hold(exchange, int(length))
+        if length is not None and not exchange.channel.receiving:
+            exchange.body, _ = await exchange.channel.receive()
+        else:
+            exchange.body = await self._receive(exchange)
+        exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
+        exchange.parsed = request.read_request(exchange.wire, exchange.body)
+        exchange.reached = Step.READ
+        exchange.clock_step("read", since)
+
+    async def _receive(self, exchange: Exchange) -> bytes:
+        """A body that is still on its way, or says nothing of its length."""
         pieces: list[bytes] = []
         size = 0
         overdue = asyncio.get_running_loop().call_later(
             self.settings.body_timeout_s, exchange.interrupt, refusals.REQUEST_TIMEOUT
         )
-        with exchange.waiting():
+        with exchange.waiting:
             try:
                 more = True
                 while more:
@@ -281,11 +294,7 @@ class Pipeline:
                 raise Refused(refusals.CLIENT_GONE) from None
             finally:
                 overdue.cancel()
-        exchange.body = b"".join(pieces)
-        exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
-        exchange.parsed = request.read_request(exchange.wire, exchange.body)
-        exchange.reached = Step.READ
-        exchange.clock_step("read", since)
+        return b"".join(pieces)
 
     def _hold(self, exchange: Exchange, size: int) -> None:
         if exchange.held_bytes + size > self.settings.max_body_bytes:
@@ -306,10 +315,12 @@ class Pipeline:
         parsed = exchange.parsed
         exchange.decision_id = new_decision_id()
         action = action_of(exchange.wire, parsed)
-        with exchange.waiting():
+        with exchange.waiting:
             names = (parsed.model, *parsed.other_models)
             judged = await self.judging.judge_all(exchange, action, names)
-            binding = max(judged, key=lambda one: one.effect.severity)
+            binding = judged[0]
+            if len(judged) > 1:
+                binding = max(judged, key=lambda one: one.effect.severity)
             exchange.requested = judged[0].facts.resource.id
             exchange.judgement, exchange.reached = binding.judgement, Step.DECIDE
             if binding.effect is Effect.DOWNGRADE:
@@ -322,8 +333,8 @@ class Pipeline:
                 raise Refused(refusal)
         exchange.entry = self._served_here(exchange, judged)
         exchange.model_label = exchange.entry.id
-        exchange.standing = tuple(one.facts for one in judged)
-        exchange.valid_until = min(one.judgement.valid_until for one in judged)
+        exchange.standing = tuple([one.facts for one in judged])
+        exchange.valid_until = min([one.judgement.valid_until for one in judged])
         self.inflight.schedule(exchange)
         exchange.clock_step("decide", since)
 
@@ -403,7 +414,7 @@ class Pipeline:
             if entry.restricted or not self.settings.unrestricted_on_limiter_failure:
                 raise Refused(refusals.LIMITER_UNAVAILABLE) from None
             outcome = Unreserved()
-        if isinstance(outcome, Sequence):
+        if isinstance(outcome, tuple):
             raise Refused(refusals.limit_exceeded(outcome))
         exchange.reservation = outcome
         exchange.reached = Step.ADMIT
@@ -472,9 +483,9 @@ class Pipeline:
             self.upstreams.configured_headers(endpoint),
         )
         since = time.monotonic()
-        self.metrics.stream_open(exchange.wire.value)
+        self.metrics.stream_open(exchange.wire)
         try:
-            with exchange.waiting():
+            with exchange.waiting:
                 async with self.upstreams.slot(endpoint):
                     exchange.reached = Step.FORWARD
                     with await self.upstreams.forward(permit, sent) as response:
@@ -483,7 +494,7 @@ class Pipeline:
                         exchange.upstream_request_id = response.request_id
                         await self.relay.answer(exchange, response, self.record_outcome)
         finally:
-            self.metrics.stream_close(exchange.wire.value)
+            self.metrics.stream_close(exchange.wire)
 
     # 8 Settle
 
@@ -534,7 +545,7 @@ class Pipeline:
             Refused: ``GET /v1/models/{id}`` names a model that he may not call.
         """
         route = exchange.route
-        with exchange.waiting():
+        with exchange.waiting:
             entries = await self.judging.callable_models(
                 exchange, LISTED_WIRES[route.dialect is Dialect.ANTHROPIC]
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
 
 from gateway.audit.records import (
     AccessDenied,
@@ -21,12 +22,11 @@ from gateway.audit.records import (
     Tokens,
     UpstreamRef,
 )
-from gateway.core.clock import timestamp
 from gateway.core.decision import Decision
 from gateway.core.entities import Principal
 from gateway.core.facts import UNKNOWN_MODEL
 from gateway.core.reasons import Fault, Reason
-from gateway.core.refusal import Refusal
+from gateway.core.refusal import LimitState, Refusal
 from gateway.policy.judge import Judgement
 from gateway.proxy.exchange import Exchange, Step
 from gateway.proxy.network import KeyedHashes
@@ -84,8 +84,8 @@ def intent(exchange: Exchange) -> AccessIntent:
         decision_id=exchange.decision_id,
         subject=_subject(exchange.principal),
         src=_source(exchange),
-        wire=exchange.wire.value,
-        action=exchange.standing[0].action.name.value,
+        wire=exchange.wire,
+        action=exchange.standing[0].action.name,
         model=ModelRef(requested=exchange.requested, authorised=entry.id, endpoint=entry.endpoint),
         decision=_decision(exchange.judgement),
         request=_request(exchange),
@@ -108,17 +108,14 @@ def denial(exchange: Exchange, refusal: Refusal, addresses: KeyedHashes) -> Acce
         request_id=exchange.request_id,
         decision_id=exchange.decision_id,
         http=exchange.answer.status,
-        reason=refusal.code or refusal.reason.value,
+        reason=refusal.code or refusal.reason,
         subject=_subject(exchange.principal),
         src=_source(exchange),
-        wire=exchange.wire.value,
+        wire=exchange.wire,
         model=model,
         decision=_decision(exchange.judgement) if judged else None,
         request=_request(exchange) if exchange.body_sha256 else None,
-        limits=tuple(
-            LimitTaken(name=state.name, key=state.key, limit=state.limit, left=state.remaining)
-            for state in refusal.limits
-        ),
+        limits=_taken(refusal.limits),
     )
 
 
@@ -130,7 +127,7 @@ def outcome(exchange: Exchange) -> AccessOutcome:
         request_id=exchange.request_id,
         parent=exchange.intent.seq,
         status=outcome_status(exchange),  # type: ignore[arg-type]
-        reason="" if refusal is None else refusal.code or refusal.reason.value,
+        reason="" if refusal is None else refusal.code or refusal.reason,
         http=answer.status,
         upstream=UpstreamRef(
             endpoint=exchange.entry.endpoint,
@@ -176,21 +173,19 @@ def tokens_used(exchange: Exchange) -> Mapping[str, int]:
 def count(exchange: Exchange, metrics: Metrics) -> None:
     """Counters of one finished exchange; labels come from closed sets only (K62)."""
     refusal, model = exchange.refusal, exchange.model_label
-    wire = exchange.wire.value if exchange.reached >= Step.ROUTE else "none"
+    wire = exchange.wire if exchange.reached >= Step.ROUTE else "none"
     effect = "none"
     if refusal is not None:
-        effect = refusal.reason.value
+        effect = refusal.reason
     elif exchange.reached >= Step.DECIDE:
-        effect = exchange.judgement.decision.effect.value
+        effect = exchange.judgement.decision.effect
     metrics.request(wire, model, effect, f"{exchange.answer.status // 100}xx")
     if refusal is not None:
         _count_refusal(exchange, refusal, metrics)
-    for name, seconds in exchange.steps.items():
-        metrics.step(name, seconds)
+    metrics.steps(exchange.steps)
     if exchange.reached >= Step.RECORD:
-        metrics.added_latency(
-            sum(seconds for name, seconds in exchange.steps.items() if name != "upstream")
-        )
+        upstream = exchange.steps.get("upstream", 0.0)
+        metrics.added_latency(sum(exchange.steps.values()) - upstream)
         if exchange.usage is not None:
             metrics.tokens("input", model, exchange.usage.input_tokens)
             metrics.tokens("output", model, exchange.usage.output_tokens)
@@ -230,12 +225,12 @@ def _source(exchange: Exchange) -> SourceRef:
 def _decision(judgement: Judgement) -> DecisionRef:
     decision = judgement.decision
     return DecisionRef(
-        effect=decision.effect.value,
+        effect=decision.effect,
         revision=judgement.revision,
-        reasons=tuple(ReasonRef(code=reason.code, rule=reason.rule) for reason in decision.reasons),
+        reasons=tuple([ReasonRef(code=reason.code, rule=reason.rule) for reason in decision.reasons]),
         directives=judgement.directives,
-        valid_until=timestamp(judgement.valid_until),
-        capture=decision.capture.value,
+        valid_until=judgement.valid_until_text,
+        capture=decision.capture,
         review=decision.review,
         eval_us=judgement.eval_us,
         memo=judgement.memo,
@@ -257,9 +252,15 @@ def _request(exchange: Exchange) -> RequestRef:
 def _limits(exchange: Exchange) -> tuple[LimitTaken, ...]:
     if exchange.reservation is None:
         return ()
+    return _taken(exchange.reservation.states)
+
+
+def _taken(states: Sequence[LimitState]) -> tuple[LimitTaken, ...]:
     return tuple(
-        LimitTaken(name=state.name, key=state.key, limit=state.limit, left=state.remaining)
-        for state in exchange.reservation.states
+        [
+            LimitTaken(name=state.name, key=state.key, limit=state.limit, left=state.remaining)
+            for state in states
+        ]
     )
 
 

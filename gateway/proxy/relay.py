@@ -219,10 +219,9 @@ class Relay:
         await self._last(exchange, b"", more=False)
 
     async def _last(self, exchange: Exchange, data: bytes, *, more: bool) -> None:
-        """Write of what is already recorded: a client that does not take it is cut off. Always
-        timed, since closing may take several writes of which a later one waits."""
+        """Write of what is already recorded: a client that does not take it is cut off."""
         try:
-            async with asyncio.timeout(self._stall_timeout_s):
+            async with self._patience(exchange):
                 await exchange.channel.write(data, more=more)
         except TimeoutError:
             exchange.channel.abort()

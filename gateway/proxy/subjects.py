@@ -51,7 +51,7 @@ class Budgets:
         noted = {
             state.kind: ("spent" if state.remaining <= 0 else "low", until + state.reset_s)
             for state in states
-            if state.kind.endswith("_tokens") and state.remaining * LOW_SHARE < state.limit
+            if state.remaining * LOW_SHARE < state.limit and state.kind.endswith("_tokens")
         }
         if noted:
             if len(self._states) >= MAX_ENTRIES:

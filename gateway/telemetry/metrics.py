@@ -125,9 +125,10 @@ class Metrics:
         label = model if model in self._models else OTHER
         _add(self._tokens, (kind, label), count)
 
-    def step(self, name: str, seconds: float) -> None:
-        """A step of the request path took so long."""
-        _observe(self._steps, (name,), seconds)
+    def steps(self, taken: Mapping[str, float]) -> None:
+        """How many seconds each step of one call took, by its name."""
+        for name, seconds in taken.items():
+            _observe(self._steps, (name,), seconds)
 
     def added_latency(self, seconds: float) -> None:
         """The gateway's own share of a call."""
@@ -193,9 +194,12 @@ class Metrics:
 
 
 def _add(series: dict[Labels, int], labels: Labels, count: int) -> None:
-    if labels not in series and len(series) >= MAX_SERIES:
-        labels = (OTHER,) * len(labels)
-    series[labels] = series.get(labels, 0) + count
+    counted = series.get(labels)
+    if counted is None:
+        if len(series) >= MAX_SERIES:
+            labels = (OTHER,) * len(labels)
+        counted = series.get(labels, 0)
+    series[labels] = counted + count
 
 
 def _observe(series: dict[Labels, _Histogram], labels: Labels, seconds: float) -> None:

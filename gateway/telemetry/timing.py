@@ -13,4 +13,4 @@ def server_timing(steps: Iterable[tuple[str, float]]) -> str:
     Args:
         steps: step names (tokens of RFC 9110) and durations in seconds, in order.
     """
-    return ", ".join(f"{name};dur={max(0.0, seconds) * 1000:.2f}" for name, seconds in steps)
+    return ", ".join([f"{name};dur={max(0.0, seconds) * 1000:.2f}" for name, seconds in steps])

@@ -6,7 +6,7 @@ told from the path, and where that says nothing from the headers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from enum import StrEnum
 
 from gateway.core.facts import Wire
@@ -36,7 +36,7 @@ def dialect_of_wire(wire: Wire) -> Dialect:
     return _BY_WIRE.get(wire, Dialect.OPENAI)
 
 
-def dialect_of(raw_path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Dialect:
+def dialect_of(raw_path: bytes, fields: Mapping[bytes, bytes]) -> Dialect:
     """The dialect to answer in, for any request, readable or not."""
     path = raw_path.lower()
     if path.startswith(b"/v1/chat"):
@@ -45,6 +45,4 @@ def dialect_of(raw_path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Diale
         return Dialect.RESPONSES
     if path.startswith(b"/v1/messages"):
         return Dialect.ANTHROPIC
-    if any(name == b"anthropic-version" for name, _ in headers):
-        return Dialect.ANTHROPIC
-    return Dialect.OPENAI
+    return Dialect.ANTHROPIC if b"anthropic-version" in fields else Dialect.OPENAI

@@ -7,12 +7,11 @@ The server's parser refuses most of this already; these checks hold whichever pa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
-from gateway.wire.headers import Header
+from gateway.wire.headers import UNSAFE, Fields
 
 __all__ = ["check_framing"]
 
@@ -24,70 +23,64 @@ _JSON: Final = re.compile(
 _TARGET: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 """Visible ASCII, without a fragment: a parser may drop what follows ``#``, another may not."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
-_UNSAFE_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_framing(
-    method: str, raw_target: bytes, headers: Sequence[Header], http_version: str = "1.1"
+    method: str, raw_target: bytes, fields: Fields, http_version: str = "1.1"
 ) -> Refusal | None:
     """The first thing that is wrong with a request head, or ``None``.
 
     Args:
         method: as sent.
         raw_target: the request target as sent, or at least its path before decoding.
-        headers: all of them, in order, repeated where repeated.
+        fields: all headers, combined: a value with a comma may have stood in several lines.
         http_version: as the request line has it, without ``HTTP/``.
     """
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        values.setdefault(name.lower(), []).append(value)
-        if _UNSAFE_VALUE.search(value):
-            return _bad("A header value holds a control character.")
+    values = b" ".join(fields.values())
+    if len(values.translate(None, UNSAFE)) != len(values):
+        return _bad("A header value holds a control character.")
     if not _TARGET.match(raw_target):
         return _bad("Send the path alone as request target, starting with a slash.")
-    hosts = values.get(b"host", [])
-    if len(hosts) != 1 or not _HOST.match(hosts[0]):
+    if not _HOST.match(fields.get(b"host", b"")):
         return _bad("Send exactly one Host header that is a host and an optional port.")
-    if any(value.lower() != b"100-continue" for value in values.get(b"expect", [])):
+    if b"expect" in fields and fields[b"expect"].lower() != b"100-continue":
         return _bad("The only expectation that is met is 100-continue.")
-    connection = b",".join(values.get(b"connection", [])).lower().split(b",")
-    if b"upgrade" in values or b"upgrade" in (token.strip() for token in connection):
+    connection = fields.get(b"connection", b"").lower().split(b",")
+    if b"upgrade" in fields or b"upgrade" in [token.strip() for token in connection]:
         return _bad("Nothing is upgraded to here: send HTTP/1.1 without an Upgrade header.")
     return (
-        _version(http_version, values)
-        or _length(method, values)
-        or (_content(values) if method == "POST" else None)
+        _version(http_version, fields)
+        or _length(method, fields)
+        or (_content(fields) if method == "POST" else None)
     )
 
 
-def _version(http_version: str, values: dict[bytes, list[bytes]]) -> Refusal | None:
+def _version(http_version: str, fields: Fields) -> Refusal | None:
     if http_version not in _VERSIONS:
         return _bad("Send HTTP/1.1 on this connection.")
-    if http_version == "1.0" and b"transfer-encoding" in values:
+    if http_version == "1.0" and b"transfer-encoding" in fields:
         return _bad("HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
     return None
 
 
-def _length(method: str, values: dict[bytes, list[bytes]]) -> Refusal | None:
-    lengths = values.get(b"content-length", [])
-    codings = values.get(b"transfer-encoding", [])
-    if len(lengths) + len(codings) > 1:
+def _length(method: str, fields: Fields) -> Refusal | None:
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
+    if length is not None and coding is not None:
         return _bad("Frame the body once: one Content-Length or one Transfer-Encoding.")
-    if lengths and not _LENGTH.match(lengths[0]):
-        return _bad("Content-Length must be digits.")
-    if codings and codings[0].lower() != b"chunked":
-        return _bad("The only transfer coding taken is chunked.")
-    has_body = bool(codings) or (bool(lengths) and int(lengths[0]) > 0)
+    if length is not None and not _LENGTH.match(length):
+        return _bad("Content-Length must be digits, once.")
+    if coding is not None and coding.lower() != b"chunked":
+        return _bad("The only transfer coding taken is chunked, once.")
+    has_body = coding is not None or (length is not None and int(length) > 0)
     if has_body != (method == "POST"):
         return _bad("A POST carries a body, with Content-Length or in chunks; nothing else does.")
     return None
 
 
-def _content(values: dict[bytes, list[bytes]]) -> Refusal | None:
-    if any(value.lower() != b"identity" for value in values.get(b"content-encoding", [])):
+def _content(fields: Fields) -> Refusal | None:
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
         return _encoding("Send the body unencoded: no Content-Encoding is taken.")
-    types = values.get(b"content-type", [])
-    if len(types) != 1 or not _JSON.match(types[0]):
+    if not _JSON.match(fields.get(b"content-type", b"")):
         return _encoding("Send Content-Type: application/json, once, in UTF-8.")
     return None
 

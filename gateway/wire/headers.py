@@ -15,14 +15,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from gateway.core.facts import Wire
 
-__all__ = ["CONFIGURED", "Header", "client_response_headers", "upstream_request_headers"]
+__all__ = [
+    "CONFIGURED",
+    "UNSAFE",
+    "Fields",
+    "Header",
+    "client_response_headers",
+    "combined",
+    "upstream_request_headers",
+]
 
 Header = tuple[bytes, bytes]
-"""Name and value, as ASGI has them; the gateway's own names are lower-case."""
+"""Name and value; names are lower-case once a head has been read."""
+Fields = Mapping[bytes, bytes]
+"""Header values by lower-case name, those of a name that stands several times combined."""
 
 _HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer "
@@ -79,9 +90,27 @@ _ANSWERED: Final = frozenset(
 _ANSWERED_WITH_ERRORS: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _ERROR_STATUS: Final = 400
 
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
-_UNSAFE_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_MAX_NAME: Final = 256
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+UNSAFE: Final = bytes({*range(0x20), 0x7F} - {0x09})
+"""What could end a header line, or a parser's reading of it (RFC 9110, section 5.5)."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+
+
+def combined(headers: Sequence[Header]) -> Fields:
+    """One value for each name (RFC 9110, section 5.3): what stands several times is joined by
+    commas, which no single value of a header that may stand but once can hold.
+
+    Args:
+        headers: names in lower case, in order.
+    """
+    fields = dict(headers)
+    if len(fields) == len(headers):
+        return fields
+    several: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        several.setdefault(name, []).append(value)
+    return {name: b", ".join(values) for name, values in several.items()}
 
 
 def upstream_request_headers(
@@ -104,26 +133,35 @@ def upstream_request_headers(
         ValueError: the key or a configured header could break the header block; the message does
             not repeat them.
     """
-    extra = _configured(configured or {})
+    extra = _configured(configured) if configured else {}
     also_dropped = _named_by_connection(client_headers) | extra.keys()
-    dropped = _DROPPED | also_dropped if also_dropped else _DROPPED
-    headers = []
-    for raw_name, value in client_headers:
-        name = raw_name.lower()
-        # Some servers read ``_`` as ``-``, so both spellings are dropped.
-        plain = name.replace(b"_", b"-")
-        if name in dropped or plain in dropped or plain.startswith(_DROPPED_PREFIXES):
-            continue
-        if not _MODEL_WORDS.isdisjoint(plain.split(b"-")):
-            continue
-        if _NAME.match(name) and not _UNSAFE_VALUE.search(value):
-            headers.append((name, value))
+    headers = [
+        (name, value)
+        for raw_name, value in client_headers
+        if len(raw_name) <= _MAX_NAME
+        and (name := _travels(raw_name))
+        and name not in also_dropped
+        and len(value.translate(None, UNSAFE)) == len(value)
+    ]
     headers += extra.items()
     headers.append((b"content-type", b"application/json"))
     headers.append((b"accept-encoding", b"identity"))
     if provider_key:
         headers.append(_credential(wire, provider_key))
     return headers
+
+
+@lru_cache(maxsize=2048)
+def _travels(raw_name: bytes) -> bytes:
+    """The name under which a client's header travels on; empty where it does not."""
+    name = raw_name.lower()
+    # Some servers read ``_`` as ``-``, so both spellings are dropped.
+    plain = name.replace(b"_", b"-")
+    if name in _DROPPED or plain in _DROPPED or plain.startswith(_DROPPED_PREFIXES):
+        return b""
+    if not _MODEL_WORDS.isdisjoint(plain.split(b"-")) or not _NAME.match(name):
+        return b""
+    return name
 
 
 def client_response_headers(
@@ -139,7 +177,7 @@ def client_response_headers(
     headers = []
     for raw_name, value in upstream_headers:
         name = raw_name.lower()
-        if _UNSAFE_VALUE.search(value):
+        if len(value.translate(None, UNSAFE)) != len(value):
             continue
         if renamed := _RENAMED.get(name):
             headers.append((renamed, value))
@@ -164,10 +202,12 @@ def _is_notice(name: bytes) -> bool:
 def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
     """RFC 9110 section 7.6.1: what ``Connection`` lists is for this hop alone."""
     return frozenset(
-        token.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in value.split(b",")
+        [
+            token.strip().lower()
+            for name, value in headers
+            if name.lower() == b"connection"
+            for token in value.split(b",")
+        ]
     )
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gateway.core.clock import timestamp
@@ -34,30 +34,36 @@ _UNITS: Final = {
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
-class _Family(NamedTuple):
-    """A vendor's three headers, and the kinds of limits that they speak of."""
+_OPENAI: Final = (
+    ("x-ratelimit-%s-requests", "requests"),
+    ("x-ratelimit-%s-tokens", "input_tokens", "output_tokens"),
+)
+_ANTHROPIC: Final = (
+    ("anthropic-ratelimit-requests-%s", "requests"),
+    ("anthropic-ratelimit-tokens-%s", "input_tokens", "output_tokens"),
+    ("anthropic-ratelimit-input-tokens-%s", "input_tokens"),
+    ("anthropic-ratelimit-output-tokens-%s", "output_tokens"),
+)
+"""The vendors' headers, each with the kinds of limits that it speaks of."""
 
-    kinds: tuple[str, ...]
+
+class _Family(NamedTuple):
+    """A vendor's three headers, and which of a call's limits they speak of."""
+
+    members: tuple[int, ...]
     limit: bytes
     remaining: bytes
     reset: bytes
 
-    @classmethod
-    def of(cls, form: bytes, *kinds: str) -> _Family:
-        """``form`` has a place for the word that tells the three apart."""
-        return cls(kinds, form % b"limit", form % b"remaining", form % b"reset")
 
+class _Plan(NamedTuple):
+    """What stays the same of a set of limits: one header whole, the form of the other, and where
+    in the vendor's headers each limit goes."""
 
-_OPENAI: Final = (
-    _Family.of(b"x-ratelimit-%s-requests", "requests"),
-    _Family.of(b"x-ratelimit-%s-tokens", "input_tokens", "output_tokens"),
-)
-_ANTHROPIC: Final = (
-    _Family.of(b"anthropic-ratelimit-requests-%s", "requests"),
-    _Family.of(b"anthropic-ratelimit-tokens-%s", "input_tokens", "output_tokens"),
-    _Family.of(b"anthropic-ratelimit-input-tokens-%s", "input_tokens"),
-    _Family.of(b"anthropic-ratelimit-output-tokens-%s", "output_tokens"),
-)
+    policy: Header
+    states: str
+    with_reset: tuple[bool, ...]
+    families: tuple[_Family, ...]
 
 
 def rate_headers(dialect: Dialect, limits: Sequence[LimitState], now: float) -> list[Header]:
@@ -70,56 +76,61 @@ def rate_headers(dialect: Dialect, limits: Sequence[LimitState], now: float) -> 
     """
     if not limits:
         return []
-    by_kind: dict[str, list[LimitState]] = {}
-    for limit in limits:
-        by_kind.setdefault(limit.kind, []).append(limit)
-    if dialect is Dialect.ANTHROPIC:
-        return _ietf(limits) + _vendors(_ANTHROPIC, by_kind, partial(_moment, now))
-    return _ietf(limits) + _vendors(_OPENAI, by_kind, _duration)
-
-
-def _ietf(limits: Sequence[LimitState]) -> list[Header]:
-    """``RateLimit-Policy`` and ``RateLimit`` as structured-field lists (RFC 9651)."""
-    policies, states = [], []
-    for limit in limits:
-        name, policy = _policy(limit.name, limit.key, limit.limit, limit.period_s, limit.rate)
-        policies.append(policy)
-        reset = "" if limit.kind == "streams" else f";t={math.ceil(limit.reset_s)}"
-        states.append(f"{name};r={max(0, limit.remaining)}{reset}")
-    return [
-        (b"ratelimit-policy", ", ".join(policies).encode()),
-        (b"ratelimit", ", ".join(states).encode()),
-    ]
-
-
-@lru_cache(maxsize=4096)
-def _policy(name: str, key: str, burst: int, period_s: int, rate: int) -> tuple[str, str]:
-    """What stays the same of a limit: its quoted name, and its item of ``RateLimit-Policy``."""
-    quoted = '"' + _UNSAFE.sub("-", f"{name}.{key}") + '"'
-    kind = name.partition(".")[0]
-    unit = _UNITS.get(kind, "")
-    if kind == "streams":
-        return quoted, f"{quoted};q={burst}{unit}"
-    window = max(1, math.ceil(burst * period_s / max(1, rate)))
-    return quoted, f"{quoted};q={burst}{unit};w={window}"
-
-
-def _vendors(
-    families: Iterable[_Family],
-    by_kind: Mapping[str, Sequence[LimitState]],
-    reset: Callable[[float], bytes],
-) -> list[Header]:
-    headers = []
-    for family in families:
-        limits = [limit for kind in family.kinds for limit in by_kind.get(kind, ())]
-        if limits:
-            limit = limits[0] if len(limits) == 1 else max(limits, key=_pressure)
-            headers += [
-                (family.limit, b"%d" % limit.limit),
-                (family.remaining, b"%d" % max(0, limit.remaining)),
-                (family.reset, reset(limit.reset_s)),
-            ]
+    anthropic = dialect is Dialect.ANTHROPIC
+    plan = _plan(
+        anthropic, tuple([(each.name, each.key, each.limit, each.period_s, each.rate) for each in limits])
+    )
+    numbers: list[int] = []
+    for limit, with_reset in zip(limits, plan.with_reset, strict=True):
+        numbers.append(max(0, limit.remaining))
+        if with_reset:
+            numbers.append(math.ceil(limit.reset_s))
+    headers = [plan.policy, (b"ratelimit", (plan.states % tuple(numbers)).encode())]
+    for members, name, remaining, reset in plan.families:
+        limit = limits[members[0]]
+        if len(members) > 1:
+            limit = max([limits[index] for index in members], key=_pressure)
+        headers += (
+            (name, b"%d" % limit.limit),
+            (remaining, b"%d" % max(0, limit.remaining)),
+            (
+                reset,
+                _instant(math.ceil(now + limit.reset_s))
+                if anthropic
+                else _duration(math.ceil(limit.reset_s)),
+            ),
+        )
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _plan(anthropic: bool, limits: tuple[tuple[str, str, int, int, int], ...]) -> _Plan:
+    """The plan for limits given as name, key, burst, period and rate.
+
+    ``RateLimit-Policy`` and ``RateLimit`` are structured-field lists (RFC 9651).
+    """
+    policies, states, kinds = [], [], []
+    for name, key, burst, period_s, rate in limits:
+        kind = name.partition(".")[0]
+        quoted = '"' + _UNSAFE.sub("-", f"{name}.{key}") + '"'
+        policy = f"{quoted};q={burst}{_UNITS.get(kind, '')}"
+        if kind != "streams":
+            policy += f";w={max(1, math.ceil(burst * period_s / max(1, rate)))}"
+        policies.append(policy)
+        states.append(f"{quoted};r=%d" + ("" if kind == "streams" else ";t=%d"))
+        kinds.append(kind)
+    families = []
+    for form, *spoken_of in _ANTHROPIC if anthropic else _OPENAI:
+        members = tuple([index for index, kind in enumerate(kinds) if kind in spoken_of])
+        if members:
+            words = [(form % word).encode() for word in ("limit", "remaining", "reset")]
+            families.append(_Family(members, *words))
+    return _Plan(
+        (b"ratelimit-policy", ", ".join(policies).encode()),
+        ", ".join(states),
+        tuple([kind != "streams" for kind in kinds]),
+        tuple(families),
+    )
 
 
 def _pressure(limit: LimitState) -> tuple[float, float]:
@@ -127,19 +138,15 @@ def _pressure(limit: LimitState) -> tuple[float, float]:
     return limit.retry_s, -max(0, limit.remaining) / max(1, limit.limit)
 
 
-def _moment(now: float, seconds: float) -> bytes:
-    return _instant(math.ceil(now + seconds))
-
-
 @lru_cache(maxsize=1024)
 def _instant(second: int) -> bytes:
     return timestamp(second).encode()
 
 
-def _duration(seconds: float) -> bytes:
-    """``6m0s`` style, rounded up to whole seconds."""
-    whole = math.ceil(seconds)
-    minutes, rest = divmod(whole, 60)
+@lru_cache(maxsize=1024)
+def _duration(seconds: int) -> bytes:
+    """``6m0s`` style."""
+    minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return b"%dh%dm%ds" % (hours, minutes, rest)

@@ -8,7 +8,6 @@ is decoded once and must look like one. What is sent on is the template, never t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -17,8 +16,8 @@ from msgspec import Struct
 from gateway.core.facts import Wire
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
-from gateway.wire.dialects import Dialect, dialect_of
-from gateway.wire.headers import Header
+from gateway.wire.dialects import Dialect, dialect_of, dialect_of_wire
+from gateway.wire.headers import Fields
 
 __all__ = ["Route", "match"]
 
@@ -38,11 +37,14 @@ class Route(Struct, frozen=True):
 
 
 _CALLS: Final = {
-    b"/v1/chat/completions": Wire.CHAT,
-    b"/v1/responses": Wire.RESPONSES,
-    b"/v1/embeddings": Wire.EMBEDDINGS,
-    b"/v1/messages": Wire.MESSAGES,
-    b"/v1/messages/count_tokens": Wire.COUNT_TOKENS,
+    path.encode(): Route(wire, dialect_of_wire(wire), path)
+    for path, wire in {
+        "/v1/chat/completions": Wire.CHAT,
+        "/v1/responses": Wire.RESPONSES,
+        "/v1/embeddings": Wire.EMBEDDINGS,
+        "/v1/messages": Wire.MESSAGES,
+        "/v1/messages/count_tokens": Wire.COUNT_TOKENS,
+    }.items()
 }
 _WITH_BETA: Final = frozenset({Wire.MESSAGES, Wire.COUNT_TOKENS})
 _HEALTH: Final = frozenset({b"/", b"/api/hello"})
@@ -61,24 +63,24 @@ _NO_WEBSOCKET: Final = Refusal(
 )
 
 
-def match(method: str, raw_path: bytes, query: bytes, headers: Sequence[Header]) -> Route | Refusal:
+def match(method: str, raw_path: bytes, query: bytes, fields: Fields) -> Route | Refusal:
     """Find the route of a request.
 
     Args:
         method: as sent; methods are case-sensitive (RFC 9110 section 9.1).
         raw_path: the path before any decoding, without the query.
         query: the query string without its question mark.
-        headers: for ``Upgrade``, and to tell whose model list is asked for.
+        fields: for ``Upgrade``, and to tell whose model list is asked for.
 
     Returns:
         The route, or why there is none: ``ROUTE_NOT_FOUND``, ``WEBSOCKET_NOT_OFFERED``, or
         ``REQUEST_INVALID`` for a query that a route does not take.
     """
-    if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
+    if b"websocket" in fields.get(b"upgrade", b"").lower():
         return _NO_WEBSOCKET
-    dialect = dialect_of(raw_path, headers)
-    if method == "POST" and (wire := _CALLS.get(raw_path)):
-        return _call(wire, dialect, raw_path.decode(), query)
+    if method == "POST" and (plain := _CALLS.get(raw_path)):
+        return _call(plain, query) if query else plain
+    dialect = dialect_of(raw_path, fields)
     if method == "GET" and raw_path.startswith(_MODELS):
         return _models(dialect, raw_path, query)
     if method == "HEAD" and raw_path in _HEALTH and not query:
@@ -86,12 +88,10 @@ def match(method: str, raw_path: bytes, query: bytes, headers: Sequence[Header])
     return _NO_ROUTE
 
 
-def _call(wire: Wire, dialect: Dialect, path: str, query: bytes) -> Route | Refusal:
-    if not query:
-        return Route(wire, dialect, path)
-    if wire in _WITH_BETA:
+def _call(plain: Route, query: bytes) -> Route | Refusal:
+    if plain.wire in _WITH_BETA:
         if query == b"beta=true":
-            return Route(wire, dialect, path + "?beta=true")
+            return Route(plain.wire, plain.dialect, plain.upstream_path + "?beta=true")
         return _bad_query("The only query this route takes is beta=true; the body says the rest.")
     return _bad_query("This route takes no query; the model and all else stand in the body.")
 

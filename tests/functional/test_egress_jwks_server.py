@@ -133,7 +133,7 @@ async def test_a_token_is_verified_by_keys_from_the_wire_and_rotation_is_followe
 
     async def identify(key):
         header = (b"authorization", b"Bearer " + token(key).encode())
-        return await identifier.identify([header])
+        return await identifier.identify(dict([header]))
 
     assert (await identify(first)).member.id == "ada"
     server.keys = [first, second]

@@ -111,7 +111,7 @@ async def test_k2_a_body_that_names_any_model_twice_is_not_downgraded(extra, ask
     pipeline = object.__new__(Pipeline)
     pipeline.judging = SimpleNamespace(judge_all=judge_all)
     exchange = SimpleNamespace(
-        wire=Wire.MESSAGES, parsed=read_request(Wire.MESSAGES, body), waiting=nullcontext
+        wire=Wire.MESSAGES, parsed=read_request(Wire.MESSAGES, body), waiting=nullcontext()
     )
     with pytest.raises(Refused) as caught:
         await pipeline.decide(exchange)

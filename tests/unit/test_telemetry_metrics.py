@@ -34,8 +34,8 @@ def test_everything_counted_is_shown_by_worker() -> None:
     two.request("messages", "mythos-5", "allow", "2xx")
     one.tokens("output", "mythos-5", 700)
     one.tokens("output", "mythos-5", 0)
-    one.step("decide", 0.000_3)
-    one.step("decide", 99.0)
+    one.steps({"decide": 0.000_3})
+    one.steps({"decide": 99.0})
     one.added_latency(0.002)
     one.stream_open("chat")
     one.stream_open("chat")
@@ -118,7 +118,7 @@ def test_k62_no_metric_grows_without_end() -> None:
     metrics = Metrics()
     for number in range(3 * MAX_SERIES):
         metrics.alarm(f"name-{number}")
-        metrics.step(f"step-{number}", 0.1)
+        metrics.steps({f"step-{number}": 0.1})
     shown = samples(exposition({"1": metrics.snapshot()}))
     alarms = [key for key in shown if key[0] == "sluicegate_alarms_total"]
     assert len(alarms) == MAX_SERIES + 1

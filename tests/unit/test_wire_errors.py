@@ -247,13 +247,13 @@ def test_only_a_denial_can_be_appealed():
 
 
 def test_the_dialect_of_any_request():
-    version = [(b"anthropic-version", b"2023-06-01")]
-    assert dialect_of(b"/v1/chat/completions", []) is Dialect.CHAT
+    version = {b"anthropic-version": b"2023-06-01"}
+    assert dialect_of(b"/v1/chat/completions", {}) is Dialect.CHAT
     assert dialect_of(b"/v1/chat/completions", version) is Dialect.CHAT
-    assert dialect_of(b"/v1/responses/x", []) is Dialect.RESPONSES
-    assert dialect_of(b"/v1/messages/batches", []) is Dialect.ANTHROPIC
+    assert dialect_of(b"/v1/responses/x", {}) is Dialect.RESPONSES
+    assert dialect_of(b"/v1/messages/batches", {}) is Dialect.ANTHROPIC
     assert dialect_of(b"/v1/models", version) is Dialect.ANTHROPIC
-    assert dialect_of(b"/nowhere", []) is Dialect.OPENAI
+    assert dialect_of(b"/nowhere", {}) is Dialect.OPENAI
     assert [dialect_of_wire(wire) for wire in Wire] == [
         Dialect.CHAT, Dialect.RESPONSES, Dialect.OPENAI, Dialect.ANTHROPIC, Dialect.ANTHROPIC,
         Dialect.OPENAI,

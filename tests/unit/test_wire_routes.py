@@ -13,10 +13,11 @@ from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
 from gateway.wire.dialects import Dialect
 from gateway.wire.framing import check_framing
+from gateway.wire.headers import combined
 from gateway.wire.models import model_entry, model_list
 from gateway.wire.routes import Route, match
 
-VERSION = [(b"anthropic-version", b"2023-06-01")]
+VERSION = {b"anthropic-version": b"2023-06-01"}
 
 TAKEN = [
     ("POST", b"/v1/chat/completions", b"", Route(Wire.CHAT, Dialect.CHAT, "/v1/chat/completions")),
@@ -42,7 +43,7 @@ TAKEN = [
 
 @pytest.mark.parametrize(("method", "path", "query", "route"), TAKEN)
 def test_the_allow_list(method, path, query, route):
-    assert match(method, path, query, []) == route
+    assert match(method, path, query, {}) == route
 
 
 def test_whose_model_list_is_told_by_the_version_header():
@@ -100,7 +101,7 @@ def test_k3_every_other_spelling_of_a_path_is_no_route(path):
         if variant == path:
             continue
         for method in ("POST", "GET"):
-            found = match(method, variant, b"", [])
+            found = match(method, variant, b"", {})
             assert isinstance(found, Refusal), variant
             assert found.reason is Reason.ROUTE_NOT_FOUND
 
@@ -112,7 +113,7 @@ def test_k11_every_other_method_is_no_route(method):
     for path in (*TEMPLATES, b"/", b"/api/hello", b"/v1/models/m"):
         if method == "GET" and path.startswith(b"/v1/models"):
             continue
-        assert match(method, path, b"", []).reason is Reason.ROUTE_NOT_FOUND
+        assert match(method, path, b"", {}).reason is Reason.ROUTE_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_k11_every_other_method_is_no_route(method):
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_k11_what_an_upstream_may_serve_beside_is_not_served(path, method):
-    assert match(method, path, b"", []).reason is Reason.ROUTE_NOT_FOUND
+    assert match(method, path, b"", {}).reason is Reason.ROUTE_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -134,15 +135,15 @@ def test_k11_what_an_upstream_may_serve_beside_is_not_served(path, method):
 )  # fmt: skip
 @pytest.mark.parametrize("path", [p for p in TEMPLATES if p != b"/v1/models"])
 def test_k1_a_query_cannot_say_what_the_body_says(path, query):
-    found = match("POST", path, query, [])
+    found = match("POST", path, query, {})
     assert found.reason is Reason.REQUEST_INVALID
     assert "body" in found.message
 
 
 def test_k1_nor_can_the_query_of_a_list():
-    assert match("GET", b"/v1/models", b"model=x", []).reason is Reason.REQUEST_INVALID
-    assert match("POST", b"/v1/chat/completions", b"beta=true", []).reason is Reason.REQUEST_INVALID
-    assert match("HEAD", b"/", b"x=1", []).reason is Reason.ROUTE_NOT_FOUND
+    assert match("GET", b"/v1/models", b"model=x", {}).reason is Reason.REQUEST_INVALID
+    assert match("POST", b"/v1/chat/completions", b"beta=true", {}).reason is Reason.REQUEST_INVALID
+    assert match("HEAD", b"/", b"x=1", {}).reason is Reason.ROUTE_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_k1_nor_can_the_query_of_a_list():
      b"a%0d%0a", b"a b", b"a%20b", b"%252e", b"a;b", b"a?b", "é".encode(), b"%C3%A9", b"a" * 129],
 )  # fmt: skip
 def test_k3_a_model_id_in_a_path_is_decoded_once_and_looks_like_one(model_id):
-    assert match("GET", b"/v1/models/" + model_id, b"", []).reason is Reason.ROUTE_NOT_FOUND
+    assert match("GET", b"/v1/models/" + model_id, b"", {}).reason is Reason.ROUTE_NOT_FOUND
 
 
 @pytest.mark.parametrize("path", [b"/v1/responses", b"/v1/realtime", b"/nowhere"])
@@ -163,7 +164,7 @@ def test_websocket_is_refused_at_once(path):
 
 @given(st.text(max_size=8), st.binary(max_size=30), st.binary(max_size=10))
 def test_routing_never_raises(method, path, query):
-    assert isinstance(match(method, path, query, []), Route | Refusal)
+    assert isinstance(match(method, path, query, {}), Route | Refusal)
 
 
 HOST = (b"host", b"gate.example:8080")
@@ -173,7 +174,7 @@ POST = [HOST, JSON, LENGTH]
 
 
 def framed(headers, method="POST", target=b"/v1/messages", version="1.1"):
-    return check_framing(method, target, headers, version)
+    return check_framing(method, target, combined([(name.lower(), value) for name, value in headers]), version)
 
 
 def test_k1_the_version_is_one_whose_framing_is_known():
@@ -283,7 +284,7 @@ def test_only_a_post_carries_a_body():
                           st.binary(max_size=8)), max_size=6), st.binary(max_size=12))  # fmt: skip
 def test_k20_framing_never_raises_and_never_repeats(headers, target):
     marked = [*headers, (b"x-canary", b"CANARY")]
-    found = check_framing("POST", target + b"CANARY", marked)
+    found = check_framing("POST", target + b"CANARY", combined(marked))
     assert found is not None
     assert "CANARY" not in repr(found)
 
@@ -306,14 +307,14 @@ def test_models_as_openai_lists_them():
         "id": "old", "object": "model", "created": 1767225600, "owned_by": "sluicegate",
     }  # fmt: skip
     assert json.loads(model_entry(Dialect.CHAT, ENTRIES[0])) == body["data"][1]
-    assert json.loads(model_list(Dialect.OPENAI, [])) == {"object": "list", "data": []}
+    assert json.loads(model_list(Dialect.OPENAI, {})) == {"object": "list", "data": []}
 
 
 def test_models_as_anthropic_lists_them():
     body = json.loads(model_list(Dialect.ANTHROPIC, ENTRIES))
     assert (body["first_id"], body["last_id"], body["has_more"]) == ("new", "old", False)
     assert body["data"][0]["created_at"] == "2026-10-01T00:00:00Z"
-    assert json.loads(model_list(Dialect.ANTHROPIC, []))["first_id"] is None
+    assert json.loads(model_list(Dialect.ANTHROPIC, {}))["first_id"] is None
 
 
 def test_the_sdks_types_take_our_model_entries():

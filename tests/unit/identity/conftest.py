@@ -136,7 +136,7 @@ class World:
     key: str
 
     def bearer(self, token):
-        return self.identifier.identify([(b"authorization", b"Bearer " + token.encode())])
+        return self.identifier.identify({b"authorization": b"Bearer " + token.encode()})
 
 
 @pytest.fixture
