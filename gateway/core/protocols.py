@@ -152,7 +152,11 @@ class Directory(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Grows with every change."""
+        """Grows with every change of the registry."""
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever this snapshot is changed, also by one that starts over at its epoch."""
 
     def credential(self, sha256: str) -> Credential | None:
         """The credential whose key has this SHA-256 (hex)."""

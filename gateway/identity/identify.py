@@ -52,6 +52,10 @@ class Identifier:
         self._clock = clock
         self.jwks = JwksCache(fetch, monotonic)
         self._tokens = TokenVerifier(directory, clock, self.jwks)
+        self._generation = directory.generation
+        self._known: dict[str, Principal] = {}
+        """Holders of API keys by the key's SHA-256, as of ``_generation``; no more than the
+        registry has credentials."""
 
     async def identify(self, fields: Mapping[bytes, bytes]) -> Principal:
         """Identify the caller; for an API key without waiting: a hash and a few lookups.
@@ -120,12 +124,19 @@ class Identifier:
         await self.jwks.close()
 
     def _by_key(self, text: str, sha256: str) -> Principal:
+        if self._directory.generation != self._generation:
+            self._known.clear()
+            self._generation = self._directory.generation
+        known = self._known.get(sha256)
+        if known is not None and not self._over(known.expires_at):
+            return known
         if not api_keys.is_whole(text):
             raise Refused(MALFORMED)
         credential = api_keys.credential_of(sha256, self._directory)
         principal = None if credential is None else self._of_credential(credential)
         if principal is None:
             raise Refused(KEY_REFUSED)
+        self._known[sha256] = principal
         return principal
 
     def _of_credential(self, credential: Credential) -> Principal | None:

@@ -151,7 +151,7 @@ class MemoryLimiter:
     def _forget(self, now: int, inspected: int) -> None:
         for _ in range(min(inspected, len(self._known))):
             key = self._known.popleft()
-            if self._tats.get(key, now) > now or self._running(key, now):
+            if self._tats.get(key, now) > now or (key in self._leases and self._running(key, now)):
                 self._known.append(key)
             else:
                 self._tats.pop(key, None)

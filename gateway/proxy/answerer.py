@@ -135,7 +135,7 @@ class Answerer:
         exchange.answer.complete = True
         try:
             async with asyncio.timeout(self._stall_timeout_s):
-                await exchange.channel.start(status, headers)
+                await exchange.channel.start(status, headers, at_once=False)
                 await exchange.channel.write(body, more=False)
         except TimeoutError:
             exchange.channel.abort()

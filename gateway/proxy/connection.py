@@ -101,6 +101,7 @@ class Channel:
         "_chunked",
         "_connection",
         "_expects_continue",
+        "_head",
         "_left",
         "_lost",
         "_pieces",
@@ -128,6 +129,7 @@ class Channel:
         self._chunked = chunked
         self._expects_continue = expects_continue
         self._left = -1
+        self._head = b""
         self._lost: Callable[[], None] | None = None
         self._pieces: list[bytes] = []
         self._unread = 0
@@ -163,8 +165,9 @@ class Channel:
         self._connection.resume_reading()
         return data, self.receiving
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers."""
+    async def start(self, status: int, headers: Headers, *, at_once: bool = True) -> None:
+        """Send status and headers; with the first piece of the body, if that is not to be awaited
+        (``at_once``)."""
         connection = self._connection
         if connection.write_paused:
             await connection.drained()
@@ -188,7 +191,10 @@ class Channel:
         else:
             self.keep_alive = False  # HTTP/1.0: the end of the connection ends the answer
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        connection.send(b"".join(lines))
+        self._head = b"".join(lines)
+        if at_once:
+            connection.send(self._head)
+            self._head = b""
 
     async def write(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the answer; ``more=False`` ends it."""
@@ -208,6 +214,8 @@ class Channel:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
             if not more:
                 data += b"0\r\n\r\n"
+        if self._head:
+            data, self._head = self._head + data, b""
         if data:
             connection.send(data)
         if not more:
@@ -296,9 +304,9 @@ class ClientConnection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._in_head = False
-        self._head_bytes = 0
-        self._head_count = 0
+        self._trailers = 0
         self._unparsed = 0
+        """Bytes since the last whole head, piece of a body or request."""
         self._head_too_large = False
         # The one timer: it is moved only to go off earlier, and looks when it does
         self._timer: asyncio.TimerHandle | None = None
@@ -351,7 +359,8 @@ class ClientConnection(asyncio.Protocol):
         self._unparsed += len(data)
         try:
             self._parser.feed_data(data)
-            self._bound(self._unparsed)
+            if self._unparsed > MAX_HEAD_BYTES:
+                self._refuse_head()
         except httptools.HttpParserUpgrade:
             self._ignoring = True  # what follows is in another protocol, or pretends to be
         except (httptools.HttpParserError, _HeadTooLarge):
@@ -368,24 +377,29 @@ class ClientConnection(asyncio.Protocol):
             raise _Pipelined  # the parser stops, and so ``_malformed`` is reached
         self._headers = []
         self._in_head = True
-        self._head_bytes = self._head_count = 0
         self._within(self.head_timeout_s, self.reset)
 
     def on_url(self, url: bytes) -> None:  # noqa: D102
-        self._count(len(url))
         self._target = self._target + url if self._target else url
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        self._head_count += 1
-        self._count(len(name) + len(value) + len(": \r\n"))
-        if self._in_head:  # a trailer comes when the head is already judged: it says nothing here
-            self._headers.append((name.lower(), value))
+        if self._in_head:
+            self._headers.append((name, value))
+            return
+        # A trailer comes when the head is already judged: it says nothing here.
+        self._trailers += 1
+        if len(self._headers) + self._trailers > MAX_HEADERS:
+            self._refuse_head()
 
     def on_headers_complete(self) -> None:  # noqa: D102
-        parser, headers = self._parser, self._headers
+        parser = self._parser
+        headers = [(name.lower(), value) for name, value in self._headers]
+        size = len(self._target) + sum([len(name) + len(value) + 4 for name, value in headers])
+        if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
+            self._refuse_head()
         fields = combined(headers)
         self._in_head = False
-        self._unparsed = 0
+        self._trailers = self._unparsed = 0
         self._deadline = _NEVER
         version = parser.get_http_version()
         method = parser.get_method().decode("ascii")
@@ -402,9 +416,7 @@ class ClientConnection(asyncio.Protocol):
             expects_continue=fields.get(b"expect", b"").lower() == b"100-continue",
         )
         self._channel = channel
-        request = Request(
-            method, target, raw_path, query, headers, fields, self._address, version
-        )
+        request = Request(method, target, raw_path, query, headers, fields, self._address, version)
         task = self.loop.create_task(type(self).serve(request, channel))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
@@ -510,16 +522,11 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
             self._within(self.stall_timeout_s, self.reset)
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        self._bound(self._head_bytes)
-
-    def _bound(self, size: int) -> None:
-        """Refuse a head that grows too large, counted by its parts as the parser hands them over,
-        and by what it keeps to itself until a part is whole (the parser bounds neither)."""
-        if size > MAX_HEAD_BYTES or self._head_count > MAX_HEADERS:
-            self._head_too_large = True
-            raise _HeadTooLarge
+    def _refuse_head(self) -> None:
+        """A head is bounded when it is whole, and by the bytes that come before it is (the parser
+        bounds neither)."""
+        self._head_too_large = True
+        raise _HeadTooLarge
 
     def _within(self, seconds: float, overdue: Callable[[], None]) -> None:
         """Do ``overdue`` after ``seconds``, unless another limit or none is set before."""

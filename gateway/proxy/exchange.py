@@ -58,8 +58,9 @@ class ClientChannel(Protocol):
             ConnectionError: the client is gone.
         """
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send status and headers."""
+    async def start(self, status: int, headers: Headers, *, at_once: bool = True) -> None:
+        """Send status and headers; together with the first piece of the body, if they need not go
+        ``at_once``."""
 
     async def write(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the answer; ``more=False`` ends it."""

@@ -227,7 +227,9 @@ def _decision(judgement: Judgement) -> DecisionRef:
     return DecisionRef(
         effect=decision.effect,
         revision=judgement.revision,
-        reasons=tuple([ReasonRef(code=reason.code, rule=reason.rule) for reason in decision.reasons]),
+        reasons=tuple(
+            [ReasonRef(code=reason.code, rule=reason.rule) for reason in decision.reasons]
+        ),
         directives=judgement.directives,
         valid_until=judgement.valid_until_text,
         capture=decision.capture,

@@ -174,7 +174,9 @@ class Relay:
         exchange.answer.status = response.status
         try:
             async with self._patience(exchange):
-                await exchange.channel.start(response.status, sent + self._answer_headers(exchange))
+                await exchange.channel.start(
+                    response.status, sent + self._answer_headers(exchange), at_once=not length
+                )
         except TimeoutError:  # it has not even taken the answer before this one
             raise Refused(refusals.CLIENT_STALLED) from None
 

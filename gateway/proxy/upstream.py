@@ -165,9 +165,7 @@ class _Endpoint:
         loop = asyncio.get_running_loop()
         while self._kept and self._kept[0][0] <= loop.time():
             self._kept.popleft()[1].close()
-        self._sweeper = (
-            loop.call_at(self._kept[0][0], self._sweep) if self._kept else None
-        )
+        self._sweeper = loop.call_at(self._kept[0][0], self._sweep) if self._kept else None
 
 
 class Upstreams:

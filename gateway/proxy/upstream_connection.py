@@ -66,7 +66,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.complete = False
         self.begun = False
         self._in_head = False
-        self._head_bytes = 0
+        self._unparsed = 0
+        """Bytes since the last whole head or piece of a body."""
         self._until_end = False
         self._keeps = False
         self._pieces: deque[bytes] = deque()
@@ -85,7 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         self._asked = True
         self.begun = self.complete = self._keeps = False
-        self._head_bytes = 0
+        self._unparsed = 0
         # One write: a small request is one segment.
         self._transport.write(head + body if len(body) < UNREAD_BYTES else head)
         if len(body) >= UNREAD_BYTES:
@@ -182,9 +183,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._keeps = False  # said without being asked: nothing on this connection is sure
             self._transport.abort()
             return
+        self._unparsed += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self._unparsed > MAX_HEAD_BYTES:
+                raise _Odd("more head than is read")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, _Odd):
             self._keeps = False
             if not self.complete:
                 self._fail(Reason.UPSTREAM_PROTOCOL, "not HTTP/1.1")
@@ -215,16 +219,13 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers = []
         self._in_head = True
 
-    def on_status(self, status: bytes) -> None:  # noqa: D102
-        self._count(len(status))
-
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        self._count(len(name) + len(value))
         if self._in_head:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
         self._in_head = False
+        self._unparsed = 0
         status = self._parser.get_status_code()
         if status == _SWITCHING_PROTOCOLS:
             raise _Odd("another protocol")
@@ -239,6 +240,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.begun = True
 
     def on_body(self, body: bytes) -> None:  # noqa: D102
+        self._unparsed = 0
         self._pieces.append(body)
         self._unread += len(body)
         if self._unread > UNREAD_BYTES and self._reading:
@@ -246,11 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:  # noqa: D102
+        self._unparsed = 0
         if self.status >= _OK:
             self.complete = True
             self._keeps = not self._until_end and self._parser.should_keep_alive()
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _Odd("more head than is read")

@@ -97,6 +97,7 @@ class Snapshot:
     _epoch: int
 
     def __init__(self) -> None:
+        self.generation = 0
         self._clear()
 
     @property
@@ -166,6 +167,7 @@ class Snapshot:
             self._put(entity)
         self._subject_keys.update(delta.subject_keys)
         self._epoch = delta.epoch
+        self.generation += 1
 
     def full(self) -> Delta:
         """The delta that makes an empty snapshot equal to this one."""

@@ -7,7 +7,6 @@ is ``None`` or empty. Texts are the upstream's and are bounded, so that they can
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -67,7 +66,7 @@ def short(value: Any) -> str:
 
 def error_code(error: Any) -> str:
     """A label for an upstream's error object: its ``code``, else its ``type``, else ``error``."""
-    if isinstance(error, Mapping):
+    if type(error) is dict:
         for name in ("code", "type"):
             value = error.get(name)
             if isinstance(value, int) and not isinstance(value, bool):
@@ -79,7 +78,7 @@ def error_code(error: Any) -> str:
 
 def read_usage(wire: Wire, usage: Any) -> Usage | None:
     """A usage object of this wire, or ``None`` if it is not one."""
-    if not isinstance(usage, Mapping):
+    if type(usage) is not dict:
         return None
     if wire in (Wire.CHAT, Wire.EMBEDDINGS):
         counted = "prompt_tokens" in usage or "completion_tokens" in usage
@@ -137,7 +136,7 @@ def read_answer(wire: Wire, body: bytes) -> AnswerFacts:
     )
 
 
-def served_by(message: Mapping[str, Any]) -> str:
+def served_by(message: dict[str, Any]) -> str:
     """The model that answered: the last ``fallback`` block's target, else ``model``.
 
     Server-side fallback on the Messages wire marks each hop by a content block
@@ -152,17 +151,17 @@ def served_by(message: Mapping[str, Any]) -> str:
 
 def fallback_target(block: Any) -> str:
     """Where a ``fallback`` content block went; empty for every other block."""
-    if isinstance(block, Mapping) and block.get("type") == "fallback":
+    if type(block) is dict and block.get("type") == "fallback":
         target = block.get("to")
-        return short(target.get("model")) if isinstance(target, Mapping) else ""
+        return short(target.get("model")) if type(target) is dict else ""
     return ""
 
 
-def _finish(wire: Wire, document: Mapping[str, Any]) -> str:
+def _finish(wire: Wire, document: dict[str, Any]) -> str:
     if wire is Wire.CHAT:
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, Mapping) and (reason := short(choice.get("finish_reason"))):
+            if type(choice) is dict and (reason := short(choice.get("finish_reason"))):
                 return reason
         return ""
     if wire is Wire.MESSAGES:
@@ -173,5 +172,5 @@ def _finish(wire: Wire, document: Mapping[str, Any]) -> str:
 
 
 def _count(container: Any, name: str) -> int:
-    value = container.get(name) if isinstance(container, Mapping) else None
+    value = container.get(name) if type(container) is dict else None
     return value if type(value) is int and 0 <= value < 2**53 else 0

@@ -78,7 +78,8 @@ def rate_headers(dialect: Dialect, limits: Sequence[LimitState], now: float) -> 
         return []
     anthropic = dialect is Dialect.ANTHROPIC
     plan = _plan(
-        anthropic, tuple([(each.name, each.key, each.limit, each.period_s, each.rate) for each in limits])
+        anthropic,
+        tuple([(each.name, each.key, each.limit, each.period_s, each.rate) for each in limits]),
     )
     numbers: list[int] = []
     for limit, with_reset in zip(limits, plan.with_reset, strict=True):

@@ -9,6 +9,7 @@ refusal repeats a value or a key of the body: messages name the protocols' own f
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 from typing import Any, Final
 
 from msgspec import Struct
@@ -34,6 +35,7 @@ _ALL_TOKEN_BOUNDS: Final = tuple(
     sorted({field for fields in _TOKEN_BOUNDS.values() for field in fields})
 )
 
+_LONGEST_KEPT: Final = 64
 _GUARDED: Final = frozenset(
     "model models fallbacks fallback_model fallback_models stream stream_options background store "
     "n max_tokens max_completion_tokens max_output_tokens tools functions access_programs "
@@ -117,8 +119,17 @@ def _refuse_lookalikes(document: dict[str, Any]) -> None:
     Go's encoding/json folds case (and U+017F, U+212A); protobuf's JSON form takes camelCase.
     """
     for key in document:
-        if key not in _GUARDED and (field := _BY_FOLD.get(_fold(key))):
+        if key in _GUARDED:
+            continue
+        field = _resembled(key) if len(key) <= _LONGEST_KEPT else _BY_FOLD.get(_fold(key))
+        if field:
             invalid(f"A key reads as `{field}` but is not spelled so; spell it `{field}`.")
+
+
+@lru_cache(maxsize=1024)
+def _resembled(key: str) -> str | None:
+    """The guarded field that a key could be taken for; remembered, for clients send the same."""
+    return _BY_FOLD.get(_fold(key))
 
 
 def _fold(key: str) -> str:
@@ -132,12 +143,18 @@ _BY_FOLD: Final = {_fold(field): field for field in sorted(_GUARDED)}
 
 def _refuse_objects(references: tuple[str, ...]) -> None:
     names = ", ".join(f"`{name}`" for name in references[:4])
+    mend = ""
+    if "item_reference" in references:
+        mend = (
+            " An item of `input` is inline without its `id`; reasoning also with its "
+            "`encrypted_content`, which `include` asks for."
+        )
     raise Refused(
         Refusal(
             Reason.OBJECT_REFERENCE_UNSUPPORTED,
             f"Send content inline: {names} needs stored objects, which this gateway does not pass.",
             "Objects in the provider's account are shared by all who use it, so calls that name "
-            "them are refused until ownership is tracked.",
+            f"them are refused until ownership is tracked.{mend}",
         )
     )
 

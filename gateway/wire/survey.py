@@ -79,15 +79,19 @@ _STATED: Final[Mapping[str, str]] = {
     "mcp_approval_response": "approve",
 }
 """Responses items by type, and the member that says it all, empty or not."""
-_TOLD: Final[Mapping[str, tuple[str, ...]]] = {
-    "reasoning": ("encrypted_content", "summary", "content"),
-    "compaction": ("encrypted_content",),
-    "compaction_summary": ("encrypted_content",),
-    "image_generation_call": ("result",),
-    "file_search_call": ("results",),
-    "code_interpreter_call": ("outputs",),
+_TOLD: Final[Mapping[str, str]] = {
+    "reasoning": "encrypted_content",
+    "compaction": "encrypted_content",
+    "compaction_summary": "encrypted_content",
+    "image_generation_call": "result",
+    "file_search_call": "results",
+    "code_interpreter_call": "outputs",
 }
-"""Items that the provider fills in from its store, unless one of these members holds something."""
+"""Items that the provider fills in from its store by their id, unless this member holds something.
+
+A reasoning item's ``summary`` and ``content`` are for people to read: with an id and without
+``encrypted_content`` the item is looked up (https://github.com/vercel/ai/issues/7543).
+"""
 
 
 def invalid(message: str) -> NoReturn:
@@ -282,7 +286,8 @@ def _is_stored(item: Mapping[str, Any]) -> bool:
         return True
     if kind in _STATED:
         return item.get(_STATED[kind]) is None
-    return not any(item.get(member) for member in _TOLD.get(kind, ()))
+    told = item.get(_TOLD[kind]) if kind in _TOLD else None
+    return not (type(told) in (str, list) and told)
 
 
 def _has_id(value: Any) -> bool:

@@ -157,7 +157,7 @@ def test_k3_a_model_id_in_a_path_is_decoded_once_and_looks_like_one(model_id):
 
 @pytest.mark.parametrize("path", [b"/v1/responses", b"/v1/realtime", b"/nowhere"])
 def test_websocket_is_refused_at_once(path):
-    headers = [(b"connection", b"Upgrade"), (b"upgrade", b"WebSocket")]
+    headers = {b"connection": b"Upgrade", b"upgrade": b"WebSocket"}
     assert match("GET", path, b"", headers).reason is Reason.WEBSOCKET_NOT_OFFERED
     assert match("POST", path, b"model=x", headers).reason is Reason.WEBSOCKET_NOT_OFFERED
 

@@ -24,6 +24,7 @@ class Directory:
 
     def __init__(self):
         self.epoch = 7
+        self.generation = 1
         self.lookups = 0
         self.organisations, self.members, self.credentials, self.issuers = {}, {}, {}, {}
         self.keys = {}
@@ -40,6 +41,7 @@ class Directory:
             if isinstance(each, Member):
                 self.keys[each.id] = each.id.encode().ljust(32, b".")
         self.epoch += 1
+        self.generation += 1
 
     def _find(self, table, **wanted):
         self.lookups += 1

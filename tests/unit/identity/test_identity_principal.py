@@ -1,12 +1,13 @@
 import msgspec
 import pytest
 
-from gateway.core.clock import timestamp
+from gateway.core.clock import Clock, timestamp
 from gateway.core.entities import Credential
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refused
 from gateway.identity.api_keys import mint
-from gateway.identity.identify import KEY_REFUSED
+from gateway.identity.identify import KEY_REFUSED, Identifier
+from gateway.registry.snapshot import Snapshot, delta_of
 
 
 def changed(world, table, entity_id, **fields):
@@ -78,12 +79,15 @@ async def test_rows_that_are_gone_or_erased_identify_nobody(world):
         ("organisations", "acme"),
     ):
         held = getattr(world.directory, table).pop(entity_id)
+        world.directory.generation += 1
         with pytest.raises(Refused):
             await by_key(world)
         assert world.identifier.refresh(before) is None
         getattr(world.directory, table)[entity_id] = held
+        world.directory.generation += 1
     assert world.identifier.refresh(before) == before
     del world.directory.keys["ada"]
+    world.directory.generation += 1
     with pytest.raises(Refused):
         await by_key(world)
     assert world.identifier.refresh(before) is None
@@ -154,3 +158,19 @@ async def test_a_token_is_refreshed_without_its_text_until_it_or_its_issuer_ends
     assert world.identifier.refresh(before) is not None
     world.time.now += 600
     assert world.identifier.refresh(before) is None
+
+
+async def test_k9_who_is_remembered_is_forgotten_with_any_change_of_the_snapshot(world):
+    """Also with one that starts over at the same epoch, as after a row was found tampered with."""
+    rows = world.directory
+    snapshot = Snapshot()
+    everything = [*rows.organisations.values(), *rows.members.values(), *rows.credentials.values()]
+    snapshot.apply(delta_of(None, 3, put=everything, subject_keys=rows.keys))
+    identifier = Identifier(snapshot, Clock(world.time, world.time), world.issuing.fetch)
+    fields = {b"x-api-key": world.key.encode()}
+    first = await identifier.identify(fields)
+    assert await identifier.identify(fields) is first
+    without = [each for each in everything if not isinstance(each, Credential)]
+    snapshot.apply(delta_of(None, 3, put=without, subject_keys=rows.keys))
+    with pytest.raises(Refused):
+        await identifier.identify(fields)
