@@ -72,8 +72,7 @@ class Clock:
         if not -JUMP_S <= offset - self._offset <= JUMP_S:
             self._unsure_until = monotonic + SETTLE_S
         self._offset = offset
-        if wall > self._latest:
-            self._latest = wall
+        self._latest = max(self._latest, wall)
         return self._latest
 
     @property

@@ -76,8 +76,6 @@ def presented(fields: Mapping[bytes, bytes]) -> Presented | Refusal:
         (a header twice, or two that differ) or ``CREDENTIAL_INVALID``.
     """
     authorization, api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
-    if api_key is not None and b"," in api_key:
-        return AMBIGUOUS
     if authorization is None:
         return MISSING if api_key is None else _classify(api_key)
     if len(authorization) > MAX_CREDENTIAL_BYTES:
@@ -86,14 +84,14 @@ def presented(fields: Mapping[bytes, bytes]) -> Presented | Refusal:
     if bearer is None:
         return UNKNOWN_SCHEME
     token: bytes = bearer[1]
-    if b"," in token:
-        return AMBIGUOUS
     if api_key is not None and not hmac.compare_digest(token, api_key):
         return AMBIGUOUS
     return _classify(token)
 
 
 def _classify(token: bytes) -> Presented | Refusal:
+    if b"," in token:
+        return AMBIGUOUS
     if len(token) > MAX_CREDENTIAL_BYTES:
         return TOO_LONG
     if not _TOKEN68.fullmatch(token):

@@ -66,16 +66,15 @@ def claims_of(
     tag = organisation_tag(owners)
     claims = []
     for spec in limits:
-        kind, bucket = _shape(spec)
+        kind, bucket, end = _shape(spec)
         amount = amounts[kind] if kind in amounts else _UNSAID.get(kind, 0)
         is_stream = kind == "streams"
         cost = max(0, min(amount, 1 if is_stream else bucket.burst))
-        key = f"{tag}:{spec.name}:{spec.key}:{owners[spec.key]}"
-        claims.append(Claim(spec, key, kind, is_stream, cost, bucket))
+        claims.append(Claim(spec, f"{tag}{end}{owners[spec.key]}", kind, is_stream, cost, bucket))
     return tuple(claims)
 
 
 @lru_cache(maxsize=4096)
-def _shape(spec: LimitSpec) -> tuple[str, Bucket]:
-    """Kind and bucket of a limit: the same for every call that it is asked of."""
-    return spec.kind, Bucket.of(spec.rate, spec.period_s, spec.burst)
+def _shape(spec: LimitSpec) -> tuple[str, Bucket, str]:
+    """Kind, bucket and the middle of the key: the same for every call that a limit is asked of."""
+    return spec.kind, Bucket.of(spec.rate, spec.period_s, spec.burst), f":{spec.name}:{spec.key}:"

@@ -58,7 +58,7 @@ class Bucket(NamedTuple):
 
         Nothing always fits, even in debt: a call that takes none is not held up.
         """
-        after = (tat if tat > now else now) + cost * self.interval_ns
+        after = max(tat, now) + cost * self.interval_ns
         return after if cost == 0 or after - now <= self.burst * self.interval_ns else None
 
     def remaining(self, tat: int, now: int) -> int:

@@ -1,7 +1,7 @@
 """A client's connection: HTTP/1.1 by llhttp, one request at a time, everything bounded.
 
 uvicorn accepts the connections and stops the server; from the first byte on they are handled here
-(docs/decisions/0012 says why). What this module guarantees:
+(docs/decisions/0011 says why). What this module guarantees:
 
 - A request head arrives whole in time, and so does what is left of a request after its answer; an
   idle connection ends. A head is bounded in bytes and headers; trailers count with it and are
@@ -182,9 +182,7 @@ class Channel:
                 self._left = int(value)
         if status in _BODILESS:
             self._without_body = True
-        if self._without_body:
-            self._chunked = False
-        elif self._left >= 0:
+        if self._without_body or self._left >= 0:
             self._chunked = False
         elif self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
@@ -203,19 +201,13 @@ class Channel:
             await connection.drained()
         if connection.gone:
             return
-        if self._without_body:
-            data = b""
-        elif self._left >= 0:
+        if self._left >= 0 and not self._without_body:
             self._left -= len(data)
             if self._left < 0 or not (more or self._left == 0):
                 self.abort()  # not as long as was said: the client must not take it for whole
                 return
-        elif self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            if not more:
-                data += b"0\r\n\r\n"
-        if self._head:
-            data, self._head = self._head + data, b""
+        data = self._head + self._framed(data, more=more)
+        self._head = b""
         if data:
             connection.send(data)
         if not more:
@@ -223,6 +215,14 @@ class Channel:
                 await self._discard()
             self.answered = True
             connection.answer_ended(self)
+
+    def _framed(self, data: bytes, *, more: bool) -> bytes:
+        if self._without_body:
+            return b""
+        if not self._chunked:
+            return data
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        return chunk if more else chunk + b"0\r\n\r\n"
 
     def abort(self) -> None:
         """Reset the connection: nothing that is still unsent will arrive."""
@@ -347,7 +347,7 @@ class ClientConnection(asyncio.Protocol):
             self._drained.set_result(None)
 
     def shutdown(self) -> None:
-        """uvicorn stops: end when the running answer has ended."""
+        """Called when the server stops: end when the running answer has ended."""
         if self._answering:
             self._channel.keep_alive = False  # type: ignore[union-attr]
         else:

@@ -14,7 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from gateway.core.permit import Permit
@@ -40,7 +40,7 @@ class UpstreamResponse:
         self.status = connection.status
         self.headers = connection.headers
 
-    def __enter__(self) -> UpstreamResponse:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -186,13 +186,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._unparsed += len(data)
         try:
             self._parser.feed_data(data)
-            if self._unparsed > MAX_HEAD_BYTES:
-                raise _Odd("more head than is read")
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, _Odd):
+            odd = self._unparsed > MAX_HEAD_BYTES
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            odd = True
+        if odd:
             self._keeps = False
             if not self.complete:
                 self._fail(Reason.UPSTREAM_PROTOCOL, "not HTTP/1.1")
-                return
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102

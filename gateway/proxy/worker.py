@@ -1,14 +1,15 @@
 """One data worker: the pipeline, what keeps it current, and how it stops.
 
 It hears of registry changes and revisions on the bus, applies them, asks running exchanges again,
-and says how many ended. With the bus silent it goes on with what it has: the pipeline refuses
-restricted models once that is too old. When it stops it accepts nothing new, lets running
+and says how many ended. With the bus silent it goes on with what it has; once that is too old,
+restricted models wait, and their running exchanges end. When it stops it accepts nothing new, lets running
 exchanges finish for a bounded time, ends the rest with their protocol's error, and closes its log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -97,6 +98,7 @@ class DataWorker:
         for keep in (
             self._follow_bus(),
             self._every(REPORT_S, self._report),
+            self._every(REPORT_S, self._end_stale),
             self._every(self._heartbeat_s, self._heartbeat),
             self._every(self._summary_s, self._summarise),
             self._every(RENEW_S, self._renew),
@@ -231,6 +233,14 @@ class DataWorker:
                     memo_misses=memo.misses,
                 )
             )
+
+    async def _end_stale(self) -> None:
+        """Where nobody could take access back any more, restricted models stop (invariant 5)."""
+        pipeline = self.pipeline
+        if math.inf > self.registry_age() > pipeline.settings.registry_max_age_s:
+            for exchange in pipeline.inflight:
+                if exchange.restricted:
+                    exchange.interrupt(refusals.REGISTRY_STALE)
 
     async def _heartbeat(self) -> None:
         with suppress(LogUnavailable):  # shown by the report; nothing is forwarded meanwhile

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import json
 import os
 import signal
@@ -19,13 +17,11 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
 from gateway.policy.archive import write_archive
 from gateway.policy.bundle import read_directory
+from tests.support.certificates import self_signed
 from tests.support.gate import ROOT, Gate, free_ports
 
 pytestmark = pytest.mark.timeout(120)
@@ -146,6 +142,7 @@ async def test_a_port_in_use_is_named_and_the_others_are_let_go(tmp_path: Path) 
         code, said = await gate.refused()
     assert code == USAGE
     assert f"data.listen: 127.0.0.1:{gate.port}: Address already in use" in said
+    assert f"choose another with data.listen in {gate.configuration}" in said
     assert "Traceback" not in said
     assert_nothing_runs(gate)
 
@@ -308,30 +305,8 @@ async def test_nothing_outlives_a_supervisor_that_ends_during_the_start(
 
 
 def certificate(directory: Path) -> dict[str, str]:
-    """A certificate for 127.0.0.1, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gate.test")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    signed_by_itself = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (directory / "tls.crt").write_bytes(signed_by_itself.public_bytes(serialization.Encoding.PEM))
-    (directory / "tls.key").write_bytes(private)
-    return {"certificate": str(directory / "tls.crt"), "key": str(directory / "tls.key")}
+    signed, key = self_signed(directory)
+    return {"certificate": str(signed), "key": str(key)}
 
 
 async def test_a_public_listener_with_tls_serves_https_and_nothing_else(tmp_path: Path) -> None:

@@ -169,9 +169,12 @@ async def test_k56_with_the_control_process_dead_the_data_plane_serves(gate, tic
     assert answer.body == ticking.replies["control-dies"].sent
 
 
-async def test_a_control_process_that_hangs_makes_the_registry_stale(gate):
-    """Restricted models wait until it is heard again; unrestricted ones go on."""
+async def test_a_control_process_that_hangs_makes_the_registry_stale(gate, ticking):
+    """Restricted models wait until it is heard again, and their streams end; unrestricted ones go
+    on."""
     key = await gate.member("staled")
+    cut = await streaming(gate, ticking, MESSAGES, key, "stale-restricted", model=RESTRICTED)
+    kept = await streaming(gate, ticking, CHAT, key, "stale-open")
     pid = gate.processes()["control"]
     loop = asyncio.get_running_loop()
     os.kill(pid, signal.SIGSTOP)
@@ -185,6 +188,11 @@ async def test_a_control_process_that_hangs_makes_the_registry_stale(gate):
         took = loop.time() - since
         refused = await answered(gate, MESSAGES, key, MESSAGES.body(model=RESTRICTED))
         assert await status_of(gate, key) == 200
+        ended = await asyncio.wait_for(cut.end(), 5)
+        assert b"registry_stale" in ended.body
+        ticking.finish.set()
+        whole = await asyncio.wait_for(kept.end(), 5)
+        assert whole.body == ticking.replies["stale-open"].sent
     finally:
         os.kill(pid, signal.SIGCONT)
     print(f"restricted models wait after {took:.1f} s of silence")

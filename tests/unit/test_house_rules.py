@@ -24,7 +24,7 @@ EDGES = {
     "gateway/cli/main.py": "the command line: a person never sees a traceback",
     "gateway/policy/embedded.py": "the engine panics with a BaseException (K28)",
     "gateway/policy/opa.py": "the client's errors have no common base (K32)",
-    "gateway/proxy/entry.py": "the ASGI boundary: a fault becomes the dialect's own error",
+    "gateway/proxy/entry.py": "the edge of the data plane: a fault becomes the dialect's own error",
     "gateway/registry/registry.py": "a change half-made is taken back, and the error goes on",
 }
 """Where everything may be caught, and why."""

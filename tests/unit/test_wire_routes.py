@@ -174,7 +174,8 @@ POST = [HOST, JSON, LENGTH]
 
 
 def framed(headers, method="POST", target=b"/v1/messages", version="1.1"):
-    return check_framing(method, target, combined([(name.lower(), value) for name, value in headers]), version)
+    lowered = [(name.lower(), value) for name, value in headers]
+    return check_framing(method, target, combined(lowered), version)
 
 
 def test_k1_the_version_is_one_whose_framing_is_known():
