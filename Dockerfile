@@ -28,7 +28,7 @@ RUN python -m venv /build && /build/bin/pip install --require-hashes -r requirem
 RUN /build/bin/pip wheel --require-hashes --no-build-isolation --wheel-dir /wheels \
       --no-binary gordon-to-regorus -r requirements.lock
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY policies ./policies
 COPY gateway ./gateway
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \

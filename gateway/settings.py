@@ -360,6 +360,13 @@ class Settings(BaseSettings):
                 f"data.workers is {self.data.workers} and limits.store is memory: every worker "
                 "would grant the whole limit; set limits.store: redis, or data.workers: 1"
             )
+        listeners = (("data", self.data), ("console", self.console), ("ops", self.ops))
+        for (one, first), (other, second) in itertools.combinations(listeners, 2):
+            if _overlap(first, second):
+                raise ValueError(
+                    f"{one}.listen and {other}.listen are one address, {second.listen}; "
+                    "give each a port of its own"
+                )
         return self
 
     @classmethod
@@ -374,6 +381,12 @@ class Settings(BaseSettings):
         """Only what ``load`` merged: it reads file and environment itself, to report both."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+
+def _overlap(first: Listener, second: Listener) -> bool:
+    """Whether both would listen for the same connections: the system lets both bind, at first."""
+    everywhere = any(ipaddress.ip_address(each.host).is_unspecified for each in (first, second))
+    return first.port == second.port != 0 and (first.host == second.host or everywhere)
 
 
 def load(

@@ -173,7 +173,10 @@ class Supervisor:
             for child in self._children:
                 assert child.process is not None
                 if child.process.returncode is not None:
-                    raise StartFailed(f"{child.name} ended with code {child.process.returncode}")
+                    raise StartFailed(
+                        f"{child.name} ended with code {child.process.returncode}; "
+                        "what it said stands above"
+                    )
             try:
                 status = await client.get("/status")
             except ControlUnavailable:

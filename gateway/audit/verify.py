@@ -7,7 +7,8 @@ every record's index, log name and time; every sealed frame against the digest i
 intent's outcome; every checkpoint's root and signature; that the log of every key given is there;
 and, if given, checkpoints kept elsewhere.
 
-A key vouches for the log that bears its name and for no other.
+A key vouches for the log that bears its name and for no other. A log that is gone with its whole
+directory is missed only by its key: give the keys of all logs, or check one shard with its own.
 
 A log may be written while it is checked: bytes after the last checkpoint are accepted only when a
 later checkpoint comes to cover them.
@@ -34,7 +35,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["Report", "main", "parse_vkey", "verify_directory"]
+__all__ = ["Report", "main", "only_one", "parse_vkey", "verify_directory"]
 
 OK, UNPINNED = "ok", "consistent, key unpinned"
 PATIENCE_S = 2.0
@@ -329,7 +330,7 @@ def verify_directory(
     Args:
         directory: a state directory, its ``audit`` directory, or one shard.
         keys: from ``parse_vkey``; several may share a name. Every name is that of a log which has
-            to be here, unless ``directory`` is that of one shard.
+            to be here.
         checkpoints: signed notes kept outside; the log of their origin must extend them.
         patience_s: how long to wait for a checkpoint over bytes at the end of a growing log.
 
@@ -337,7 +338,7 @@ def verify_directory(
         FileNotFoundError: there is no log under it.
         OSError: something cannot be read.
     """
-    shards = sorted({path.parent for path in directory.rglob("*.seg")})
+    shards = _shards(directory)
     if not shards:
         raise FileNotFoundError(f"no log under {directory}")
     reports: list[Report] = []
@@ -358,20 +359,36 @@ def verify_directory(
     ]
     reports += logs
     here = {report.origin for report in logs}
-    if shards != [directory]:
-        for origin in sorted({name for name, _ in keys} - here):
-            verdict = "refused: a log for this key was expected and is not here"
-            reports.append(Report("missing", origin, verdict=verdict))
+    for origin in sorted({name for name, _ in keys} - here):
+        verdict = f"refused: no log for {origin}: its key was given, and its log is not here"
+        reports.append(Report("missing", origin, verdict=verdict))
     for origin in sorted({origin for origin, _, _ in kept} - here):
         verdict = "refused: a checkpoint of this log was kept, and the log is not here"
         reports.append(Report("kept checkpoint", origin, verdict=verdict))
     return reports
 
 
+def only_one(directory: Path) -> str:
+    """A line that says so where there is one shard under ``directory``; else nothing."""
+    shards = _shards(directory)
+    if len(shards) != 1:
+        return ""
+    return (
+        f"one shard only: {shards[0].resolve().name}; this says nothing of a gateway's other logs"
+    )
+
+
+def _shards(directory: Path) -> list[Path]:
+    return sorted({path.parent for path in directory.rglob("*.seg")})
+
+
 def _print(reports: Sequence[Report]) -> None:
     for report in reports:
         print(f"{report.shard}: {report.origin or 'unknown origin'}")
-        print(f"  records {report.size}, root {report.root or '-'}")
+        if not report.root:
+            print(f"  {report.verdict}")
+            continue
+        print(f"  records {report.size}, root {report.root}")
         for kind, count in sorted(report.types.items()):
             print(f"    {kind} {count}")
         print(f"  open intents {report.open_intents}")
@@ -404,9 +421,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot read: {error}", file=sys.stderr)
         return 3
     good = all(report.verdict == OK for report in reports)
+    alone = only_one(options.directory)
     if options.json:
-        print(json.dumps({"ok": good, "shards": [vars(report) for report in reports]}))
+        shards = [vars(report) for report in reports]
+        print(json.dumps({"ok": good, "one_shard": bool(alone), "shards": shards}))
     else:
+        if alone:
+            print(alone)
         _print(reports)
     return 0 if good else 1
 

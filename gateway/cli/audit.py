@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json as jsonlib
 import queue
+import shutil
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -65,7 +67,8 @@ def tail(
     """Show the latest records of all logs, one line each."""
     state = StateDirectory(Path(directory))
     types = tuple(record_type or ())
-    lines = Lines()
+    on_terminal = sys.stdout.isatty() and not json
+    lines = Lines(shutil.get_terminal_size().columns if on_terminal else None)
 
     def show(found: Sequence[Found]) -> None:
         for name, entry in in_time(found):
@@ -73,8 +76,11 @@ def tail(
 
     with explained():
         ends: dict[str, int] = {}
+        logs = shards_of(state, shard or ())
+        if on_terminal:
+            say(lines.head())
         latest: list[Found] = []
-        for name in shards_of(state, shard or ()):
+        for name in logs:
             entries, ends[name] = _latest(state.log(name), count, types)
             latest += [(name, entry) for entry in entries]
         show(in_time(latest)[len(latest) - min(count, len(latest)) :])

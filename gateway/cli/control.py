@@ -24,6 +24,7 @@ import msgspec
 from gateway.app.control import CANNOT_OPEN, open_control_plane
 from gateway.audit.segments import LogCorrupt
 from gateway.cli.serve import read_settings
+from gateway.cli.starting import how_to_start
 from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, fail, warn
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
 from gateway.control.plane import ControlPlane, latest_rows
@@ -189,7 +190,7 @@ def _settings(state: StateDirectory, config: Path | None) -> Settings:
     if config is None and not path.is_file():
         fail(
             f"no gateway runs in {state.root}, and there is no {path} to open it with",
-            "start the gateway, or name its configuration with --config",
+            f"{how_to_start(state)}; or name its configuration with --config",
             code=EXIT_UNAVAILABLE,
         )
     settings = read_settings(path, dev=True, demo=True, provider_keys=False)
@@ -224,7 +225,7 @@ def _explained(state: StateDirectory) -> Iterator[None]:
     except ChangeRefused as error:
         fail(error.message, error.remedy)
     except ControlUnavailable as error:
-        fail(str(error), "start it with `sluicegate serve`", code=EXIT_UNAVAILABLE)
+        fail(str(error), how_to_start(state), code=EXIT_UNAVAILABLE)
     except StateInUse:
         fail(
             f"{state.root} is in use, and nothing answers on its socket",

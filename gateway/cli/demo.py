@@ -9,13 +9,22 @@ from typing import Annotated
 
 import typer
 
+from gateway.app.control import CANNOT_OPEN
+from gateway.cli.starting import other_addresses
 from gateway.cli.terminal import EXIT_UNAVAILABLE, EXIT_USAGE, fail, say
+from gateway.policy.findings import BundleError
+from gateway.registry.registry import RegistryUnavailable
 from gateway.settings import ConfigurationError
 from gateway.state import StateInUse
 from gateway.supervisor import StartFailed
 
 __all__ = ["register"]
 
+PORTS = {
+    "data.listen": "--data-port",
+    "console.listen": "--console-port",
+    "ops.listen": "--ops-port",
+}
 ENDPOINTS = ("openai", "anthropic", "vllm")
 
 
@@ -25,9 +34,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    data_port: Annotated[int, typer.Option(help="Where defenders call.")] = 8080,
-    console_port: Annotated[int, typer.Option(help="The console.")] = 8081,
-    ops_port: Annotated[int, typer.Option(help="Metrics and probes.")] = 8082,
+    data_port: Annotated[int, typer.Option(min=1, max=65535, help="Where defenders call.")] = 8080,
+    console_port: Annotated[int, typer.Option(min=1, max=65535, help="The console.")] = 8081,
+    ops_port: Annotated[int, typer.Option(min=1, max=65535, help="Metrics and probes.")] = 8082,
     directory: Annotated[
         Path, typer.Option("--dir", help="State directory of the demo.", metavar="DIR")
     ] = Path("sluicegate-data"),
@@ -63,9 +72,27 @@ def demo(
     except DemoRefused as error:
         fail(str(error), code=EXIT_USAGE)
     except ConfigurationError as error:
-        fail("; ".join(error.findings), "choose other ports", code=EXIT_USAGE)
-    except (StartFailed, StateInUse) as error:
-        fail(f"not started: {error}", code=EXIT_UNAVAILABLE)
+        fail("; ".join(error.findings), other_addresses(error.findings, PORTS), code=EXIT_USAGE)
+    except BundleError as error:
+        fail(
+            "\n".join([f"{directory}/policies: not started for", *error.findings]),
+            f"mend them, or remove {directory}/policies: the next start brings the samples back",
+            code=EXIT_USAGE,
+        )
+    except StateInUse as error:
+        fail(
+            f"not started: {error}",
+            "stop it with Ctrl-C where it runs, or choose another --dir",
+            code=EXIT_UNAVAILABLE,
+        )
+    except PermissionError as error:
+        fail(
+            f"not started: {error.filename}: {error.strerror}",
+            "choose a --dir that you may write to",
+            code=EXIT_UNAVAILABLE,
+        )
+    except (StartFailed, RegistryUnavailable, *CANNOT_OPEN) as error:
+        fail(f"not started: {error}", "another --dir starts afresh", code=EXIT_UNAVAILABLE)
 
 
 def _endpoint(text: str) -> tuple[str, str]:

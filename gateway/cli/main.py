@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -36,8 +37,9 @@ def main() -> None:
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the edge of the command line
+        place = traceback.extract_tb(error.__traceback__)[-1]
         fail(
-            f"unforeseen {type(error).__name__}",
-            "run it again with SLUICEGATE_LOG_LEVEL=debug, and report it with that output",
+            f"unforeseen {type(error).__name__} at {place.filename}:{place.lineno}",
+            "this is a fault of sluicegate: report this line and the command that you gave",
             code=EXIT_UNAVAILABLE,
         )

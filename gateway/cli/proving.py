@@ -15,7 +15,7 @@ import typer
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
-from gateway.audit.verify import OK, Report, parse_vkey, verify_directory
+from gateway.audit.verify import OK, Report, only_one, parse_vkey, verify_directory
 from gateway.cli.shards import at, explained, shards_of
 from gateway.cli.terminal import (
     DIR,
@@ -62,11 +62,15 @@ def verify(
             reports = verify_directory(state.audit, keys, _heads(state))
         except FileNotFoundError as error:
             fail(str(error), "name the gateway's directory with --dir", code=EXIT_UNAVAILABLE)
+        alone = only_one(state.audit)
     good = all(report.verdict == OK for report in reports)
     source = "given" if key else "own" if own_keys else "none"
     if json:
-        show_json({"ok": good, "keys": source, "shards": [vars(report) for report in reports]})
+        shards = [vars(report) for report in reports]
+        show_json({"ok": good, "keys": source, "one_shard": bool(alone), "shards": shards})
     else:
+        if alone:
+            say(alone)
         _show_reports(reports, full=full)
         _show_trust(state, source, pinned=good)
     if not good:
@@ -95,9 +99,11 @@ def _heads(state: StateDirectory) -> list[bytes]:
 def _show_reports(reports: Sequence[Report], *, full: bool) -> None:
     for report in reports:
         say(f"{report.shard}: {report.verdict}")
+        if not report.root:
+            continue
         say(f"  {report.origin or 'unknown origin'}, {report.size} records")
         if full:
-            say(f"  root {report.root or '-'}, {report.open_intents} open intents")
+            say(f"  root {report.root}, {report.open_intents} open intents")
             for record_type, count in sorted(report.types.items()):
                 say(f"    {record_type} {count}")
 
@@ -183,7 +189,11 @@ def vkeys(directory: Directory = DIR, json: AsJson = False) -> None:
     with explained():
         found = state.vkeys()
     if not found:
-        fail(f"there are no keys in {state.root / 'vkeys'}", code=EXIT_UNAVAILABLE)
+        fail(
+            f"there are no keys in {state.root / 'vkeys'}",
+            "name the gateway's directory with --dir",
+            code=EXIT_UNAVAILABLE,
+        )
     if json:
         show_json(found)
         return

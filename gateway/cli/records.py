@@ -1,5 +1,9 @@
 """How records read: one line each in a tail, a paragraph each in a timeline.
 
+A line's columns stand where they stand in every line: what is too long for its column is cut in the
+middle, and read whole in ``audit show`` or ``--json``. Why something happened comes last, and is
+cut only where a terminal ends.
+
 Text in a record may come from an upstream or an operator; what a terminal would obey is replaced.
 """
 
@@ -17,8 +21,23 @@ REVISION_SHOWN = 12
 """Hex digits of a revision that a line shows."""
 _COMMON = frozenset({"v", "log", "seq", "time", "type", "hlc", "boot", "mono", "clock", "gateway"})
 """What a timeline leaves out: it is in the head line, or for machines."""
-_DIGITS = 23
-"""Characters of an RFC 3339 time up to the milliseconds."""
+_DIGITS = 19
+"""Characters of an RFC 3339 time up to the seconds; order within one is the records' own."""
+_COLUMNS = (
+    ("TIME", 0, None),
+    ("RECORD", 22, None),
+    ("TYPE", 36, 16),
+    ("WHO", 54, 11),
+    ("ABOUT", 67, 18),
+    ("WHAT", 87, None),
+    ("WHY", 101, None),
+)
+"""Head, first character, and the most characters of each column; ``None`` is never cut."""
+_LEAST = 112
+"""A terminal of fewer characters has no room for a reason; there lines run on into the next."""
+_NAMES = {"organisation": "org", "credential": "key"}
+"""The commands' words for kinds of entities."""
+_EFFECTS = {"require_approval": "approval"}
 
 
 def wanted(record_type: str, types: tuple[str, ...]) -> bool:
@@ -43,23 +62,37 @@ class Told:
 
 @dataclass(slots=True)
 class Lines:
-    """Writes lines; remembers running calls, so that an outcome names its caller."""
+    """Writes lines; remembers running calls, so that an outcome names its caller.
 
+    Args:
+        width: of the terminal; ``None`` where there is none, and lines are as long as they are.
+    """
+
+    width: int | None = None
     _running: dict[str, Told] = field(default_factory=dict)
 
     def line(self, shard: str, record: Json) -> str:
         """Time, ``shard#seq``, type, who, about what, what came of it, why."""
         told = self._told(record)
-        cells = (
-            (f"{str(record['time'])[:_DIGITS]}Z", 24),
-            (f"{shard}#{record['seq']}", 12),
-            (record["type"], 16),
-            (told.who or "-", 12),
-            (told.about or "-", 18),
-            (told.what or "-", 12),
-        )
-        written = [*(_safe(str(text)).ljust(width) for text, width in cells), told.why]
-        return "  ".join(written).rstrip()
+        time = f"{str(record['time'])[:_DIGITS]}Z"
+        cells = (told.who or "-", told.about or "-", told.what or "-", told.why)
+        return self._aligned(time, f"{shard}#{record['seq']}", record["type"], *cells)
+
+    def head(self) -> str:
+        """What the columns are."""
+        return self._aligned(*(name for name, _, _ in _COLUMNS))
+
+    def _aligned(self, *cells: str) -> str:
+        """Each cell in its column; after one that is too long and not cut, as near as may be."""
+        line = ""
+        for cell, (_, start, most) in zip(cells, _COLUMNS, strict=True):
+            text = _safe(str(cell))
+            gap = max(start - len(line), 1 if line else 0)
+            line += " " * gap + (_cut(text, most) if most is not None else text)
+        line = line.rstrip()
+        if self.width is None or not _LEAST <= self.width < len(line):
+            return line
+        return line[: self.width - 1] + "…"
 
     def _told(self, record: Json) -> Told:
         kind = str(record["type"])
@@ -67,7 +100,7 @@ class Lines:
             call = self._running.pop(record["request_id"], Told())
             return Told(call.who, call.about, _outcome(record), _safe(_why_ended(record)))
         reader = _READERS.get(kind)
-        told = reader(record) if reader is not None else Told(what=_rest(record))
+        told = reader(record) if reader is not None else Told(why=_rest(record))
         told = replace(told, why=_safe(told.why))
         if kind == "access.intent":
             self._running[record["request_id"]] = told
@@ -104,6 +137,14 @@ def _safe(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def _cut(text: str, most: int) -> str:
+    """In the middle: ids that are made in a row differ at their ends."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[-end:]}"
+
+
 def _who(record: Json) -> str:
     return str(record.get("subject", {}).get("id", ""))
 
@@ -120,12 +161,15 @@ def _reasons(record: Json) -> str:
 
 
 def _intent(record: Json) -> Told:
-    return Told(_who(record), _model(record), record["decision"]["effect"], _reasons(record))
+    effect = record["decision"]["effect"]
+    return Told(_who(record), _model(record), _EFFECTS.get(effect, effect), _reasons(record))
 
 
 def _denied(record: Json) -> Told:
-    effect = record.get("decision", {}).get("effect", "refused")
-    why = _reasons(record) if effect not in ("refused", "allow") else ""
+    """The policy's effect where it denied; what it allowed was refused by something else."""
+    effect = record.get("decision", {}).get("effect", "allow")
+    why = _reasons(record) if effect != "allow" else ""
+    effect = "refused" if effect == "allow" else _EFFECTS.get(effect, effect)
     return Told(
         _who(record), _model(record), f"{effect} {record['http']}", why or record.get("reason", "")
     )
@@ -146,14 +190,18 @@ def _changed(record: Json) -> Told:
     reason = record.get("reason", "")
     return Told(
         record["actor"],
-        f"{record['kind']} {record['id']}",
-        record["op"],
+        _entity(record),
+        record["op"].rpartition(".")[2],
         f"{reason} ({tiers})" if tiers else reason,
     )
 
 
 def _tampered(record: Json) -> Told:
-    return Told("", f"{record['kind']} {record['id']}".strip(), "TAMPERED", record["finding"])
+    return Told("", _entity(record), "TAMPERED", record["finding"])
+
+
+def _entity(record: Json) -> str:
+    return f"{_NAMES.get(record['kind'], record['kind'])} {record['id']}".strip()
 
 
 def _activated(record: Json) -> Told:

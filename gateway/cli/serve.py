@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.starting import how_to_start, other_addresses
 from gateway.cli.terminal import (
     EXIT_NO,
     EXIT_UNAVAILABLE,
@@ -28,6 +29,7 @@ from gateway.supervisor import StartFailed, Supervisor
 
 __all__ = ["read_settings", "register", "supervise"]
 
+LISTENERS = ("data", "console", "ops")
 Config = Annotated[Path, typer.Option("--config", help="The configuration file.")]
 Dev = Annotated[
     bool, typer.Option("--dev", help="Allow a policy directory as source; not for production.")
@@ -45,6 +47,7 @@ def read_settings(
         count = len(error.findings)
         fail(
             f"{path}: {count} {'thing is' if count == 1 else 'things are'} wrong\n{findings}",
+            "" if path.exists() else "write one with `sluicegate init`, or name it with --config",
             code=EXIT_USAGE,
         )
 
@@ -102,7 +105,9 @@ def serve(config: Config = Path("sluicegate.yaml"), dev: Dev = False) -> None:
     try:
         asyncio.run(run_all())
     except ConfigurationError as error:
-        fail("; ".join(error.findings), "free the address, or choose another", code=EXIT_USAGE)
+        places = {f"{name}.listen": f"{name}.listen in {config}" for name in LISTENERS}
+        remedy = other_addresses(error.findings, places)
+        fail("; ".join(error.findings), remedy, code=EXIT_USAGE)
     except StateInUse as error:
         fail(str(error), "stop it first, or choose another state_dir", code=EXIT_UNAVAILABLE)
     except StartFailed as error:
@@ -113,9 +118,22 @@ def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sluicegate.yaml"),
 ) -> None:
     """Write a commented configuration file."""
-    if path.exists():
-        fail(f"{path} exists", "remove it, or name another file", code=EXIT_USAGE)
-    path.write_text(files("gateway.cli").joinpath("sluicegate.yaml").read_text())
+    text = files("gateway.cli").joinpath("sluicegate.yaml").read_text()
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        fail(
+            f"{path} exists and is not overwritten",
+            "name another file, as `sluicegate init other.yaml`, or move this one away",
+            code=EXIT_USAGE,
+        )
+    except OSError as error:
+        fail(
+            f"{path}: {error.strerror}",
+            "name a file in a directory that you may write to",
+            code=EXIT_UNAVAILABLE,
+        )
     say(f"wrote {path}: read its comments, set what is marked, then `sluicegate serve`")
 
 
@@ -125,7 +143,7 @@ def status(directory: Directory = "sluicegate-data", json: AsJson = False) -> No
     try:
         report = asyncio.run(ControlClient(state.control_socket).get("/status"))
     except ControlUnavailable as error:
-        fail(str(error), "start it with `sluicegate serve`", code=EXIT_UNAVAILABLE)
+        fail(str(error), how_to_start(state), code=EXIT_UNAVAILABLE)
     except ControlRefused as error:
         fail(str(error), error.remedy, code=EXIT_UNAVAILABLE)
     if json:

@@ -29,6 +29,12 @@ def explained() -> Iterator[None]:
         fail(f"the log is damaged: {error}", "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
     except BrokenPipeError:
         raise
+    except PermissionError as error:
+        fail(
+            f"{error.filename}: {error.strerror}",
+            "run it as the user that the gateway runs as",
+            code=EXIT_UNAVAILABLE,
+        )
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", code=EXIT_UNAVAILABLE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class ControlClient:
             ):
                 raw = await response.read()
                 status = response.status
+        except aiohttp.ClientConnectorError as error:
+            if error.errno == errno.ECONNREFUSED:  # its socket was left over
+                raise ControlUnavailable(f"no gateway runs in {self._path.parent}") from None
+            raise ControlUnavailable(f"{self._path}: {error.strerror}") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ControlUnavailable(
                 f"the gateway in {self._path.parent} does not answer ({type(error).__name__})"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.demo.seed import DemoDirectory, Ports, seed
@@ -45,19 +46,21 @@ async def run_demo(
     """
     directory = DemoDirectory(root)
     if directory.foreign:
-        raise DemoRefused(f"{root} holds something that no demo made; choose another --dir")
+        raise DemoRefused(f"{root} is or holds something that no demo made; choose another --dir")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    practice = await _start_practice(directory)
-    supervisor = None
+    practice = supervisor = None
     try:
-        practice_url = await _practice_url(practice)
-        directory.write_configuration(ports, practice_url, upstreams)
-        if not directory.seeded:
-            say("seeding: one organisation, three members, sample policies")
-        await seed(directory, ports, practice_url)
+        with _claimed(directory):
+            practice = await _start_practice(directory)
+            practice_url = await _practice_url(practice)
+            directory.write_configuration(ports, practice_url, upstreams)
+            if not directory.seeded:
+                say("seeding: one organisation, three members, sample policies")
+            for note in await seed(directory, ports, practice_url):
+                say(note)
         settings = load(directory.configuration, dev=True, demo=True)
         supervisor = Supervisor(
             settings=settings,
@@ -77,9 +80,22 @@ async def run_demo(
     finally:
         if supervisor is not None:
             await supervisor.stop()
-        if practice.returncode is None:
+        if practice is not None and practice.returncode is None:
             practice.terminate()
             await practice.wait()
+
+
+@contextmanager
+def _claimed(directory: DemoDirectory) -> Iterator[None]:
+    """Hold the directory while it is written to: a demo that runs in it keeps what it has."""
+    directory.state.prepare()
+    descriptor = directory.state.claim()
+    try:
+        if not directory.state.demo.exists():
+            directory.write()  # stamped before anything secret is made in it
+        yield
+    finally:
+        os.close(descriptor)
 
 
 async def _until(stopped: asyncio.Event, walk: object) -> None:

@@ -1,7 +1,9 @@
 """The demo's state: its policies, its configuration, its people.
 
 Everything is made by the same code that an operator's commands run, each step with its record. The
-directory is stamped by ``demo.json``, which holds the keys, so ``serve`` refuses it.
+directory is stamped by ``demo.json``, which holds the keys, so ``serve`` refuses it. What was
+suspended or taken back since is given back at the next start, on the record: resumed, or replaced
+under the next id, since revoked is final.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,15 @@ import yaml
 from gateway.app.control import open_control_plane
 from gateway.app.opening import open_log
 from gateway.control.plane import ControlPlane
+from gateway.core.entities import Credential, Entity, Member
 from gateway.identity import api_keys
 from gateway.policy.bundle import read_directory
 from gateway.policy.revision import revision_of
-from gateway.registry.changes import Add, Change
+from gateway.registry.changes import Add, Change, Move
+from gateway.registry.rows import Kind
 from gateway.samples import sample_policies
 from gateway.settings import load
-from gateway.state import StateDirectory
+from gateway.state import StateDirectory, data_shard
 
 __all__ = ["MEMBERS", "DemoDirectory", "Ports", "seed"]
 
@@ -35,6 +40,13 @@ ACTOR = "demo"
 ORGANISATION = "acme-defence"
 PRACTICE_ENDPOINTS = {"openai": "openai", "anthropic": "anthropic", "vllm": "vllm"}
 
+_ORGANISATION: Mapping[str, Any] = {
+    "name": "Acme Defence",
+    "tiers": {"cyber": 3},
+    "retention": "standard",
+    "licences": ["glasswing"],
+    "agreements": ["acceptable-use-2026"],
+}
 MEMBERS: Mapping[str, Mapping[str, Any]] = {
     "newcomer": {"name": "Nina Newcomer", "tiers": {"cyber": 0}, "vetting": {}},
     "blue": {
@@ -74,9 +86,11 @@ class DemoDirectory:
 
     @property
     def foreign(self) -> bool:
-        """Whether there is something in the directory that no demo made."""
+        """Whether this is no directory, or one with something in it that no demo made."""
         root = self.state.root
-        return root.exists() and any(root.iterdir()) and not self.state.demo.exists()
+        if not root.is_dir():
+            return root.exists()
+        return any(root.iterdir()) and not self.state.demo.exists()
 
     @property
     def seeded(self) -> bool:
@@ -143,14 +157,15 @@ class DemoDirectory:
             file.write("\n")
 
 
-async def seed(directory: DemoDirectory, ports: Ports, practice_url: str) -> None:
-    """Make policies, people and keys in a new directory, and refresh addresses in an old one."""
-    if not directory.seeded:
-        directory.write()  # stamped before anything secret is made in it
-        if not directory.policies.exists():
-            shutil.copytree(sample_policies(), directory.policies)
-        keys = await _people(directory)
-        directory.write(keys=keys)
+async def seed(directory: DemoDirectory, ports: Ports, practice_url: str) -> list[str]:
+    """Make policies, people and keys, or what of them no longer works; refresh addresses.
+
+    Returns:
+        What had to be replaced or resumed in an earlier demo's directory, a line each.
+    """
+    if not directory.policies.exists():
+        shutil.copytree(sample_policies(), directory.policies)
+    notes = await _people(directory)
     catalogue = revision_of(read_directory(directory.policies)).catalogue
     directory.write(
         data_url=f"http://127.0.0.1:{ports.data}",
@@ -163,79 +178,133 @@ async def seed(directory: DemoDirectory, ports: Ports, practice_url: str) -> Non
         },
         log_vkeys=sorted(directory.state.vkeys().values()),
     )
+    return notes
 
 
-async def _people(directory: DemoDirectory) -> dict[str, str]:
+async def _people(directory: DemoDirectory) -> list[str]:
     settings = load(directory.configuration, dev=True, demo=True)
     plane = open_control_plane(settings)
+    people = _People(plane, directory.read().get("keys", {}))
     try:
-        keys = await _add_people(plane)
+        await plane.record_waiting_findings()
+        await people.ensure()
     finally:
+        directory.write(keys=people.keys, members=people.members)
         plane.registry.close()
         await plane.log.aclose()
     for index in range(settings.data.workers):  # the workers' logs and keys, for demo.json
-        log = open_log(directory.state, f"data-{index}", settings)
-        await log.aclose()
-    return keys
+        if not directory.state.vkey(data_shard(index)).exists():
+            log = open_log(directory.state, data_shard(index), settings)
+            await log.aclose()
+    return people.notes
 
 
-async def _add_people(plane: ControlPlane) -> dict[str, str]:
-    async def change(asked: Change, reason: str) -> None:
-        await plane.change(asked, actor=ACTOR, reason=reason)
+class _People:
+    """The organisation, its members and their keys: found as they were left, or made.
 
-    now = datetime.now(UTC).replace(microsecond=0)
-    verified, expires = _stamp(now - timedelta(days=30)), _stamp(now + timedelta(days=335))
-    await change(
-        Add(
-            "organisation",
-            {
-                "id": ORGANISATION,
-                "name": "Acme Defence",
-                "tiers": {"cyber": 3},
-                "retention": "standard",
-                "licences": ["glasswing"],
-                "agreements": ["acceptable-use-2026"],
-            },
-        ),
-        "the demo's organisation",
-    )
-    keys = {}
-    for member, about in MEMBERS.items():
-        vetting = [
-            {"kind": kind, "level": level, "verified_at": verified, "expires_at": expires}
-            for kind, level in about["vetting"].items()
-        ]
-        await change(
-            Add(
-                "member",
-                {
-                    "id": member,
-                    "organisation": ORGANISATION,
-                    "name": about["name"],
-                    "tiers": about["tiers"],
-                    "purposes": ["defence"],
-                    "vetting": vetting,
-                    "residence": "DE",
-                },
-            ),
-            "a member of the demo",
-        )
+    Args:
+        plane: open, of a gateway that does not run.
+        keys: each member's key by name, as ``demo.json`` has them.
+    """
+
+    def __init__(self, plane: ControlPlane, keys: Mapping[str, str]) -> None:
+        self._plane = plane
+        self._now = datetime.now(UTC).replace(microsecond=0)
+        self.keys = dict(keys)
+        self.members: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    async def ensure(self) -> None:
+        """Everyone is there and may call."""
+        organisation = await self._standing("organisation", ORGANISATION, _ORGANISATION)
+        for name, about in MEMBERS.items():
+            member = await self._standing("member", name, self._member(about, organisation))
+            self.members[name] = member
+            await self._key(name, member, about.get("scopes", []))
+
+    def _member(self, about: Mapping[str, Any], organisation: str) -> dict[str, Any]:
+        verified = _stamp(self._now - timedelta(days=30))
+        expires = _stamp(self._now + timedelta(days=335))
+        return {
+            "organisation": organisation,
+            "name": about["name"],
+            "tiers": about["tiers"],
+            "purposes": ["defence"],
+            "vetting": [
+                {"kind": kind, "level": level, "verified_at": verified, "expires_at": expires}
+                for kind, level in about["vetting"].items()
+            ],
+            "residence": "DE",
+        }
+
+    async def _key(self, name: str, member: str, scopes: list[str]) -> None:
+        known = api_keys.digest_of(self.keys.get(name, ""))
         minted = api_keys.mint()
-        await change(
-            Add(
-                "credential",
-                {
-                    "id": f"{member}-1",
-                    "member": member,
-                    "sha256": minted.sha256,
-                    "prefix": minted.prefix,
-                    "scopes": about.get("scopes", []),
-                },
-            ),
-            "the member's key",
-        )
-        keys[member] = minted.text
-    return keys
+
+        def fits(found: Entity) -> bool:
+            return (
+                isinstance(found, Credential)
+                and (found.member, found.sha256) == (member, known)
+                and (found.expires_at is None or found.expires_at > _stamp(self._now))
+            )
+
+        fields = {
+            "member": member,
+            "sha256": minted.sha256,
+            "prefix": minted.prefix,
+            "scopes": scopes,
+        }
+        identifier = await self._standing("credential", f"{name}-1", fields, fits)
+        entity = self._plane.registry.snapshot.entity("credential", identifier)
+        assert isinstance(entity, Credential)
+        if entity.sha256 == minted.sha256:
+            self.keys[name] = minted.text
+
+    async def _standing(
+        self,
+        kind: Kind,
+        first: str,
+        fields: Mapping[str, Any],
+        fits: Callable[[Entity], bool] | None = None,
+    ) -> str:
+        """The first of an entity and its successors that may still be used: its id.
+
+        One that is suspended is resumed; where all are revoked, the next is added.
+        """
+        before = None
+        for identifier in _successors(first):
+            found = self._plane.registry.snapshot.entity(kind, identifier)
+            if found is None:
+                break
+            before = found
+            serves = fits(found) if fits is not None else _in(fields, found)
+            if found.status in ("active", "suspended") and serves:
+                if found.status == "suspended":
+                    await self._change(Move(kind, identifier, "resume"), "resumed for the demo")
+                    self.notes.append(f"{kind} {identifier} was suspended and is resumed")
+                return identifier
+        reason = "made for the demo"
+        if before is not None:
+            why = "no longer serves" if before.status == "active" else f"is {before.status}"
+            reason = f"in place of {before.id}, which {why}"
+            self.notes.append(f"{kind} {before.id} {why}: {identifier} takes its place")
+        await self._change(Add(kind, {"id": identifier, **fields}), reason)
+        return identifier
+
+    async def _change(self, change: Change, reason: str) -> None:
+        await self._plane.change(change, actor=ACTOR, reason=reason)
+
+
+def _successors(first: str) -> Iterator[str]:
+    """``red``, ``red-2`` and so on; of ``red-1``, ``red-2`` and so on."""
+    yield first
+    for number in count(2):
+        yield f"{first.removesuffix('-1')}-{number}"
+
+
+def _in(fields: Mapping[str, Any], found: Entity) -> bool:
+    """Whether a member is of the organisation that is asked for; an organisation is of none."""
+    return not isinstance(found, Member) or found.organisation == fields["organisation"]
 
 
 def _stamp(moment: datetime) -> str:

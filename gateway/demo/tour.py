@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import anthropic
 import openai
 
 from gateway.audit.verify import parse_vkey, verify_directory
-from gateway.control.client import ControlClient
+from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
 from gateway.demo.seed import ACTOR, DemoDirectory
 from gateway.identity import api_keys
 
@@ -25,6 +25,15 @@ OPENING = "open_evaluation: 0"
 OPENED = "open_evaluation: 3"
 NONSENSE = "no-such-model"
 WIDTH = 78
+REVISION_S = 30.0
+_OTHERWISE = (
+    anthropic.APIError,
+    openai.APIError,
+    ControlRefused,
+    ControlUnavailable,
+    TimeoutError,
+)
+"""How a step may end in a directory that is not as the demo made it."""
 
 
 class Tour:
@@ -51,7 +60,7 @@ class Tour:
     async def walk(self) -> None:
         """All eight steps, with a pause between them."""
         rules = await self._control.get("/rules")
-        steps: list[tuple[str, str, Callable[[], Any]]] = [
+        steps: list[tuple[str, str, Callable[[], Coroutine[Any, Any, None]]]] = [
             ("ALLOW", "red -> mythos-5: the answer streams", self._allow),
             ("DENY", "newcomer -> mythos-5", lambda: self._deny(rules)),
             ("HIDDEN", "an embargoed id and a nonsense id", self._hidden),
@@ -64,9 +73,12 @@ class Tour:
         for number, (name, what, step) in enumerate(steps, 1):
             self._say("")
             self._say(f"{number} {name:<10} {what}")
-            result = step()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                await step()
+            except _OTHERWISE as error:
+                self._told(f"not as written: {type(error).__name__}: {error}"[:300])
+                self._told("people or policies of this directory were changed; another --dir")
+                self._told("starts afresh, and `sluicegate audit tail` shows what was changed")
             await asyncio.to_thread(self._pause)
 
     # The steps
@@ -96,9 +108,11 @@ class Tour:
             self._told("200: the policy in this directory lets newcomer through")
 
     async def _hidden(self) -> None:
-        hidden = next(
-            model for model, about in self._demo["models"].items() if about["stage"] == "embargoed"
-        )
+        models = self._demo["models"].items()
+        hidden = next((model for model, about in models if about["stage"] == "embargoed"), None)
+        if hidden is None:
+            self._told("policies/data/models.yaml has no embargoed model: it was edited since")
+            return
         answers = []
         for model in (hidden, NONSENSE):
             try:
@@ -158,6 +172,8 @@ class Tour:
                         if words == 15:  # noqa: PLR2004 - enough to see that it streams
                             asyncio.run_coroutine_threadsafe(revoke(), loop)
             except anthropic.APIStatusError as error:
+                if not revoked_at:
+                    raise
                 ended = time.monotonic() - revoked_at[0]
                 print(flush=True)
                 return f"{ended:.2f} s after the command: {type(error).__name__}: {error.message}"
@@ -175,6 +191,9 @@ class Tour:
     async def _change(self) -> None:
         tiers = self._directory.policies / "data" / "tiers.yaml"
         text = tiers.read_text()
+        if OPENING not in text:
+            self._told(f"policies/data/tiers.yaml has no {OPENING!r}: it was edited since")
+            return
         line = text[: text.index(OPENING)].count("\n") + 1
         before = (await self._control.get("/status"))["revision"]
         self._told(
@@ -202,9 +221,10 @@ class Tour:
             data = bytearray(segment.read_bytes())
             data[len(data) // 2] ^= 1
             segment.write_bytes(data)
-            self._told(f"in a copy, byte {len(data) // 2} of {segment.name} is flipped:")
-            for report in verify_directory(segment.parent, keys):
-                self._told(report.verdict)
+            shard = segment.parent.name
+            self._told(f"in a copy, byte {len(data) // 2} of {shard}/{segment.name} is flipped:")
+            for report in verify_directory(copy, keys):
+                self._told(f"{report.shard}: {report.verdict}")
 
     # What the steps share
 
@@ -240,7 +260,7 @@ class Tour:
                 "kind": "credential",
                 "fields": {
                     "id": self._tour_key,
-                    "member": "red",
+                    "member": self._demo["members"]["red"],
                     "sha256": minted.sha256,
                     "prefix": minted.prefix,
                 },
@@ -255,13 +275,18 @@ class Tour:
         await self._control.post("/changes", {"change": change, "actor": ACTOR, "reason": reason})
 
     async def _next_revision(self, before: str) -> str:
-        """Wait until another revision is active in every worker."""
-        while True:
-            status = await self._control.get("/status")
-            after: str = status["revision"]
-            if after != before and all(each["revision"] == after for each in status["workers"]):
-                return after
-            await asyncio.sleep(0.1)
+        """Wait until another revision is active in every worker.
+
+        Raises:
+            TimeoutError: none became so; `sluicegate status` says why.
+        """
+        async with asyncio.timeout(REVISION_S):
+            while True:
+                status = await self._control.get("/status")
+                after: str = status["revision"]
+                if after != before and all(each["revision"] == after for each in status["workers"]):
+                    return after
+                await asyncio.sleep(0.1)
 
 
 def your_turn(demo: dict[str, Any]) -> Iterator[str]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_origin
 
 import msgspec
 
@@ -18,12 +18,13 @@ from gateway.core.protocols import Revision, RuleSource
 from gateway.policy import strict_yaml
 from gateway.policy.bundle import Bundle
 from gateway.policy.findings import BundleError
-from gateway.policy.shapes import SHAPES
+from gateway.policy.shapes import SHAPES, in_words
 
 __all__ = ["revision_of"]
 
 _RULE = re.compile(r'"rule"[ \t]*:[ \t]*"([^"]*)"')
 _INSTANT = re.compile(r'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)"')
+_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+|\.\.\.)\]")
 _LIKE_A_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:\Z|[Tt ])")
 
 
@@ -82,11 +83,16 @@ class _Reading:
     def shapes(self) -> None:
         """Refuse a value that rules would compare, but not as it was meant."""
         for name, shape in SHAPES.items():
-            if name in self.bundle.data:
+            data = self.bundle.data.get(name, {})
+            entries = [{key: value} for key, value in data.items()]  # so that each is looked at
+            if get_origin(shape) is not dict:
+                entries = [data] if data else []
+            for entry in entries:
                 try:
-                    msgspec.convert(self.bundle.data[name], shape)
+                    msgspec.convert(entry, shape)
                 except msgspec.ValidationError as error:
-                    self.refuse(name, _at(str(error)), f"{name}: {error}")
+                    problem, path = _problem(error, entry, shape)
+                    self.refuse(name, path, f"{'.'.join(map(str, path)) or name}: {problem}")
 
     def catalogue(self) -> dict[str, CatalogueEntry]:
         catalogue: dict[str, CatalogueEntry] = {}
@@ -94,7 +100,8 @@ class _Reading:
             try:
                 entry = msgspec.convert(value, CatalogueEntry)
             except msgspec.ValidationError as error:
-                self.refuse("models", (key, *_at(str(error))), f"model {key}: {error}")
+                path = _problem(error, value, CatalogueEntry)[1]
+                self.refuse("models", (key, *path), f"model {key}: {error}")
                 continue
             if entry.id != key:
                 self.refuse("models", (key, "id"), f"model {key}: its id says {entry.id}")
@@ -167,15 +174,14 @@ class _Reading:
     def networks(self) -> dict[str, tuple[str, ...]]:
         networks: dict[str, tuple[str, ...]] = {}
         for label, ranges in self.bundle.data.get("networks", {}).items():
-            if not isinstance(ranges, list):
-                self.refuse("networks", (label,), f"network {label} is not a list of CIDRs")
-                continue
+            if not isinstance(ranges, list) or not all(isinstance(each, str) for each in ranges):
+                continue  # its shape was refused
             for index, cidr in enumerate(ranges):
                 try:
-                    ipaddress.ip_network(cidr if isinstance(cidr, str) else "")
+                    ipaddress.ip_network(cidr)
                 except ValueError as error:
                     self.refuse("networks", (label, index), f"network {label}: {error}")
-            networks[label] = tuple(str(cidr) for cidr in ranges)
+            networks[label] = tuple(ranges)
         return networks
 
 
@@ -191,7 +197,41 @@ def _strings(value: Any, path: strict_yaml.Path) -> Iterator[tuple[strict_yaml.P
             yield from _strings(child, (*path, index))
 
 
-def _at(error: str) -> strict_yaml.Path:
-    """The path in msgspec's message (``... - at `$.requires.tiers```), for the line."""
-    _, _, place = error.partition("`$.")
-    return tuple(re.sub(r"\[.*?\]|`$", "", place).split(".")) if place else ()
+def _problem(
+    error: msgspec.ValidationError, whole: Any, shape: Any
+) -> tuple[str, strict_yaml.Path]:
+    """What msgspec found in ``whole``, and where.
+
+    It writes ``... - at `$.admits[0].min_tier[...]```, and keeps a mapping's key to itself.
+    """
+    text = str(error)
+    problem, _, place = text.rpartition(" - at ")
+    path: list[str | int] = []
+    value = whole
+    steps = _STEP.findall(place) + [("", "...")] * place.startswith("`key` in")
+    for name, index in steps:
+        step = int(index) if index.isdigit() else name or _blamed(whole, path, value, shape)
+        try:
+            value = value[step]
+        except (LookupError, TypeError):  # the file's own text reads like a place
+            return text, ()
+        path.append(step)
+    return in_words(problem or text), tuple(path)
+
+
+def _blamed(whole: Any, path: Sequence[str | int], mapping: dict[str, Any], shape: Any) -> str:
+    """The first key of the mapping at ``path`` that is refused when it stands there alone."""
+    for key, value in mapping.items():
+        try:
+            msgspec.convert(_put(whole, path, {key: value}), shape)
+        except msgspec.ValidationError:
+            break
+    return key
+
+
+def _put(whole: Any, path: Sequence[str | int], part: Any) -> Any:
+    if not path:
+        return part
+    changed = whole.copy()
+    changed[path[0]] = _put(whole[path[0]], path[1:], part)
+    return changed

@@ -1,6 +1,7 @@
 """``audit``: a small record of two logs, read, verified and proved by the commands."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from gateway.audit.note import SigningKey
 from gateway.audit.read import LogReader
 from gateway.audit.segments import segment_files
 from gateway.audit.verify import main as sluicegate_verify
+from gateway.cli.records import Lines
 from gateway.registry.mac import load_secret
 from gateway.registry.registry import MASTER_KEY_FILE
 from gateway.registry.store import Store
@@ -149,8 +151,66 @@ def test_a_line_says_who_what_and_why(kept):
     assert "(tiers.insufficient)" in denied_
     changed = kept("audit", "tail", "-n", "1", "--type", "registry.changed").out
     assert "member red" in changed
-    assert "member.suspend" in changed
+    assert "  suspend " in changed
     assert "he left" in changed
+
+
+def record_of(kind, /, **fields):
+    return {"time": "2026-11-25T03:12:58.123456Z", "seq": 7, "type": kind, **fields}
+
+
+def access(effect, member="red", model="mythos-5", **fields):
+    reasons = [{"code": "tier_insufficient", "rule": "tiers.insufficient"}]
+    return record_of(
+        "access.denied" if "http" in fields else "access.intent",
+        request_id="r",
+        subject={"id": member},
+        model={"requested": model},
+        decision={"effect": effect, "reasons": reasons if effect != "allow" else []},
+        **fields,
+    )
+
+
+LONG = "incident-response-workload-0042"
+READ = {
+    "plain": access("allow"),
+    "long ids": access("deny", LONG, "gpt-5.5-cyber-preview-2026", http=403),
+    "approval": access("require_approval", http=403),
+    "limit": access("allow", http=429, reason="limit.requests.limited"),
+    "long type": record_of("access.refused_summary", counts={"credential_invalid": 3}, window_s=1),
+    "registry": record_of(
+        "registry.changed", kind="organisation", id=LONG, op="organisation.withdraw", actor=LONG
+    ),
+    "unknown": record_of("later.kind", detail="x" * 50),
+    "a million": {**access("allow"), "seq": 1_000_000},
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_columns_stand_where_they_stand_whatever_is_in_them(name):
+    lines = Lines()
+    line, head = lines.line("control", READ[name]), lines.head()
+    starts = [head.index(column) for column in ("TYPE", "WHO", "ABOUT", "WHAT")]
+    if name == "a million":  # a position is copied into other commands: it is never cut
+        assert "control#1000000 access.intent" in line
+        del starts[0]
+    for start in starts:
+        assert (line[start - 1], line[start] != " ") == (" ", True), line
+    assert len(line[: head.index("WHY")].rstrip()) <= 100
+
+
+def test_what_is_cut_is_known_by_its_end_and_a_reason_ends_with_the_terminal():
+    line = Lines().line("data-0", READ["long ids"])
+    assert "incid…-0042" in line
+    assert "gpt-5.5-c…iew-2026" in line
+    assert line.endswith("deny 403      tier_insufficient (tiers.insufficient)")
+    assert "approval 403  tier" in Lines().line("data-0", READ["approval"])
+    assert "refused 429   limit.requests.limited" in Lines().line("data-0", READ["limit"])
+    assert "org incid…oad-0042  withdraw" in Lines().line("control", READ["registry"])
+    for width in (112, 120):
+        cut = Lines(width).line("data-0", READ["long ids"])
+        assert (len(cut), cut) == (width, f"{line[: width - 1]}…")
+    assert Lines(80).line("data-0", READ["long ids"]) == line
 
 
 def test_what_a_terminal_would_obey_is_not_printed(kept):
@@ -332,8 +392,21 @@ def test_a_log_whose_key_is_known_must_be_there(operator):
         path.unlink()
     operator.state.head("data-0").unlink()
     said = operator("audit", "verify", "--own-keys", code=1)
-    assert "sluicegate/data-0" in said.out
-    assert "is not here" in said.out
+    assert "missing: refused: no log for sluicegate/data-0" in said.out
+    assert "one shard only: control" in said.out
+
+
+def test_a_shard_moved_to_where_the_logs_are_does_not_hide_the_others(operator):
+    keys, audit = pinned(operator), operator.state.audit
+    assert operator("audit", "verify", *keys, "--json").json["one_shard"] is False
+    shutil.rmtree(operator.state.log("data-0"))
+    for path in operator.state.log("control").iterdir():
+        path.rename(audit / path.name)
+    operator.state.head("data-0").unlink()
+    said = operator("audit", "verify", *keys, code=1)
+    assert "no log for sluicegate/data-0" in said.out
+    assert "one shard only: audit" in said.out
+    assert operator("audit", "verify", *keys, "--json", code=1).json["one_shard"] is True
 
 
 def test_one_flipped_byte_is_found(operator):

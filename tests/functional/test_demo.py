@@ -67,29 +67,87 @@ class Terminal:
         return self.process.returncode
 
 
+STEPS = {
+    "1 ALLOW": ["200, 45 pieces"],
+    "2 DENY": ["403 PermissionDeniedError: needs cyber 3, has 0. Ask", "tiers.rego:"],
+    "3 HIDDEN": ["the same, but for the request id"],
+    "4 DOWNGRADE": ["asked fable-5, served opus-4.8"],
+    "5 LIMIT": ["call 6: 429 RateLimitError, retry in 12 s"],
+    "6 TAKE BACK": ["after the command: APIStatusError", "Access withdrawn"],
+    "7 CHANGE": ["newcomer -> mythos-5: 200", "the first revision is active again"],
+    "8 PROVE": ["control: ", "ok", "refused: 00000000000000000000.seg@"],
+}
+
+
+def walk(terminal: Terminal) -> None:
+    for step, lines in STEPS.items():
+        shown = terminal.until("[Enter]")
+        for line in (step, *lines):
+            assert line in shown
+        terminal.enter()
+
+
 def test_the_tour_walks_its_eight_steps_on_a_terminal(tmp_path):
     terminal = Terminal(arguments(tmp_path / "demo"))
     try:
-        expected = {
-            "1 ALLOW": ["200, 45 pieces"],
-            "2 DENY": ["403 PermissionDeniedError: needs cyber 3, has 0. Ask", "tiers.rego:"],
-            "3 HIDDEN": ["the same, but for the request id"],
-            "4 DOWNGRADE": ["asked fable-5, served opus-4.8"],
-            "5 LIMIT": ["call 6: 429 RateLimitError, retry in 12 s"],
-            "6 TAKE BACK": ["after the command: APIStatusError", "Access withdrawn"],
-            "7 CHANGE": ["newcomer -> mythos-5: 200", "the first revision is active again"],
-            "8 PROVE": ["control: ", "ok", "refused: 00000000000000000000.seg@"],
-        }
-        for step, lines in expected.items():
-            shown = terminal.until("[Enter]")
-            for line in (step, *lines):
-                assert line in shown
-            terminal.enter()
+        walk(terminal)
         lines = terminal.until("Ctrl-C ends it")
         for client in ("Claude Code", "Codex", "openai (", "anthropic (", "curl"):
             assert client in lines
     finally:
         assert terminal.close() == 0
+
+
+def test_the_tour_walks_again_where_keys_and_people_were_taken_back(tmp_path):
+    directory = tmp_path / "demo"
+    terminal = Terminal([*arguments(directory), "--no-tour"])
+    try:
+        terminal.until("Ctrl-C ends it")
+        for words in (
+            ("key", "revoke", "red-1"),
+            ("key", "suspend", "blue-1"),
+            ("member", "revoke", "newcomer"),
+        ):
+            command(*words, "--reason", "tried out", "--dir", str(directory))
+        before = (directory / "demo.json").read_text()
+        in_use = subprocess.run(
+            arguments(directory), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert in_use.returncode == 3
+        assert "already runs in" in in_use.stderr
+        assert (directory / "demo.json").read_text() == before
+    finally:
+        assert terminal.close() == 0
+
+    terminal = Terminal(arguments(directory))
+    try:
+        started = terminal.until("the gateway runs at")
+        assert "credential red-1 is revoked: red-2 takes its place" in started
+        assert "credential blue-1 was suspended and is resumed" in started
+        assert "member newcomer is revoked: newcomer-2 takes its place" in started
+        walk(terminal)
+        recorded = command(
+            *("audit", "tail", "-n", "200", "--type", "registry.changed", "--json"),
+            *("--dir", str(directory)),
+        )
+        records = [json.loads(line) for line in recorded.splitlines()]
+        reasons = {each["id"]: each["reason"] for each in records}
+        assert reasons["red-2"] == "in place of red-1, which is revoked"
+        assert reasons["newcomer-2"] == "in place of newcomer-1, which no longer serves"
+    finally:
+        assert terminal.close() == 0
+
+
+def command(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ FILES = {
     "sluicegate/decision_test.rego": TESTS,
     "data/models.yaml": MODELS,
     "data/networks.yaml": "lab:\n  - 192.0.2.0/24\n",
-    "data/waves.yaml": 'first:\n  opens_at: "2027-03-01T09:00:00Z"\n',
+    "data/waves.yaml": 'first:\n  opens_at: "2027-03-01T09:00:00Z"\n  admits: [{}]\n',
 }
 
 

@@ -1,6 +1,7 @@
 """Readers and the independent verifier, beside a log that is whole, growing, or not what it was."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -204,14 +205,49 @@ def test_without_a_key_it_is_only_consistent(state, capsys):
     assert (code, "consistent, key unpinned" in out) == (1, True)
 
 
-def test_a_key_whose_log_is_not_here_is_a_finding_except_for_one_shard(state, log_dir, capsys):
+def test_a_key_whose_log_is_not_here_is_a_finding_wherever_one_looks(state, log_dir, capsys):
     gone = SigningKey("example.org/gate/control", bytes(32))
     keys = ("--key", KEY.vkey, "--key", gone.vkey)
-    for where in (state, state / "audit"):
+    for where in (state, state / "audit", log_dir):
         code, out, _ = run(capsys, where, *keys)
         assert code == 1
-        assert "a log for this key was expected and is not here" in out
-    assert run(capsys, log_dir, *keys)[0] == 0
+        assert "refused: no log for example.org/gate/control" in out
+        assert run(capsys, where, "--key", KEY.vkey)[0] == 0
+    code, out, _ = run(capsys, log_dir, *keys, "--json")
+    said = json.loads(out)
+    assert (code, said["ok"], [each["shard"] for each in said["shards"]]) == (
+        1,
+        False,
+        [".", "missing"],
+    )
+
+
+def test_a_shard_that_took_the_place_of_all_logs_does_not_hide_the_others(tmp_path, capsys):
+    """Moved up into ``audit/``, a shard is itself the verified directory: none was missed."""
+    other = SigningKey("example.org/gate/control", bytes(32))
+    audit = tmp_path / "audit"
+    for name, key in (("data-0", KEY), ("control", other)):
+        with AuditLog.open(audit / name, key.name, key, node=NODE) as log:
+            log.append_sync(denied(1))
+    keys = ("--key", KEY.vkey, "--key", other.vkey)
+    code, out, _ = run(capsys, audit, *keys)
+    assert (code, "one shard only" in out) == (0, False)
+    shutil.rmtree(audit / "control")
+    (audit / "data-0").rename(tmp_path / "moved")
+    audit.rmdir()
+    (tmp_path / "moved").rename(audit)
+    for where in (tmp_path, audit):
+        code, out, _ = run(capsys, where, *keys)
+        assert (code, "no log for example.org/gate/control" in out) == (1, True)
+
+
+@pytest.mark.parametrize("where", [".", "..", "../.."])
+def test_one_shard_alone_says_so(log_dir, capsys, where):
+    code, out, _ = run(capsys, log_dir / where, "--key", KEY.vkey)
+    assert code == 0
+    assert out.startswith("one shard only: data-0; this says nothing of a gateway's other logs\n")
+    _, out, _ = run(capsys, log_dir / where, "--key", KEY.vkey, "--json")
+    assert json.loads(out)["one_shard"] is True
 
 
 def test_the_key_of_another_log_forges_nothing(tmp_path, capsys):
@@ -443,8 +479,9 @@ def test_an_unclean_tail_is_named_and_a_growing_log_is_accepted(tmp_path):
     timer.join()
     assert (report.verdict, report.size) == ("ok", 3)
     path.write_bytes(b"")
-    [report] = verify.verify_directory(log_dir, keys, patience_s=0)
+    [report, missing] = verify.verify_directory(log_dir, keys, patience_s=0)
     assert "refused" in report.verdict
+    assert "no log for" in missing.verdict
 
 
 def test_a_log_under_load_verifies_while_it_is_written(tmp_path):

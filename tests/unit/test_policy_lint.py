@@ -212,7 +212,7 @@ def test_an_empty_catalogue_and_a_rule_id_that_stands_twice_are_refused() -> Non
 
 
 def test_k36_a_syntax_error_is_told_with_its_place_and_without_a_backtrace() -> None:
-    findings = check(small_bundle(rules="package sluicegate\nx if {\n", waves="a: b\n"))
+    findings = check(small_bundle(rules="package sluicegate\nx if {\n"))
     assert findings == ["sluicegate/decision.rego:3: expecting expression"]
 
 

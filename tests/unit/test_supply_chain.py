@@ -143,7 +143,7 @@ def test_k19_the_image_installs_by_hash_and_runs_as_nobody():
     assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["65532:65532"]
 
 
-def test_a_wheel_carries_the_sample_policies(tmp_path):
+def test_a_wheel_carries_the_sample_policies_and_the_licence(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT,
@@ -158,6 +158,8 @@ def test_a_wheel_carries_the_sample_policies(tmp_path):
         archive.extractall(tmp_path / "installed")
     assert {name.split("/")[0].split("-")[0] for name in names} == {"gateway", "sluicegate"}
     assert "gateway/py.typed" in names
+    (licence,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+    assert (tmp_path / "installed" / licence).read_bytes() == (ROOT / "LICENSE").read_bytes()
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from gateway.samples import sample_policies as s; print(s())"
@@ -174,3 +176,14 @@ def test_a_wheel_carries_the_sample_policies(tmp_path):
     ours = ROOT / "policies"
     kept = {path.relative_to(ours) for path in ours.rglob("*") if path.is_file()}
     assert {path.relative_to(place) for path in place.rglob("*") if path.is_file()} == kept
+
+
+def test_the_licence_is_the_whole_text_of_what_is_declared_and_is_in_the_image():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    assert PROJECT["project"]["license-files"] == ["LICENSE"]
+    assert "!LICENSE" in (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "COPY" in line]
+    assert any("pyproject.toml" in line and "LICENSE" in line.split() for line in copied)

@@ -314,6 +314,12 @@ def _content(part):
             {"type": "image_generation_call", "result": "", "content": "x"},
             {"type": "reasoning", "summary": []},
             {"type": "reasoning", "summary": [], "content": [], "encrypted_content": None},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "t"}]},
+            {"type": "reasoning", "summary": [], "content": [
+                {"type": "reasoning_text", "text": "t"}]},
+            {"type": "reasoning", "summary": [], "encrypted_content": ""},
+            {"type": "reasoning", "summary": [], "encrypted_content": True},
+            {"type": "compaction", "encrypted_content": {"id": "e"}},
             {"type": "file_search_call", "queries": ["q"], "results": None},
             {"type": "code_interpreter_call", "code": "1", "outputs": []},
             {"type": "compaction"},
@@ -361,6 +367,17 @@ def test_references_to_upstream_objects_are_refused_by_name(wire, extra, field):
     assert field in read(wire, document, objects_allowed=True).object_references
 
 
+def test_a_stored_item_that_reads_like_an_inline_one_is_refused_with_its_mend():
+    summary = [{"type": "summary_text", "text": "t"}]
+    item = {"type": "reasoning", "id": "rs_1", "summary": summary}
+    found = refusal(Wire.RESPONSES, {**RESPONSES, "input": [item]})
+    assert found.reason is Reason.OBJECT_REFERENCE_UNSUPPORTED
+    assert "without its `id`" in found.remedy
+    assert "`encrypted_content`" in found.remedy
+    other = refusal(Wire.RESPONSES, {**RESPONSES, "previous_response_id": "resp_1"})
+    assert "encrypted_content" not in other.remedy
+
+
 @pytest.mark.parametrize(
     ("wire", "extra"),
     [
@@ -371,7 +388,9 @@ def test_references_to_upstream_objects_are_refused_by_name(wire, extra, field):
             {"type": "reasoning", "summary": [], "encrypted_content": "e"},
             {"type": "reasoning", "id": None, "summary": [], "encrypted_content": "e"},
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e"},
-            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "t"}]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "t"}]},
+            {"type": "reasoning", "id": "", "content": [{"type": "reasoning_text", "text": "t"}]},
+            {"type": "compaction", "id": "cmp_1", "encrypted_content": "e"},
             {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": ""},
             {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "id": "fo_1", "call_id": "c", "output": ""},
