@@ -2,8 +2,9 @@
 
 It hears of registry changes and revisions on the bus, applies them, asks running exchanges again,
 and says how many ended. With the bus silent it goes on with what it has; once that is too old,
-restricted models wait, and their running exchanges end. When it stops it accepts nothing new, lets running
-exchanges finish for a bounded time, ends the rest with their protocol's error, and closes its log.
+restricted models wait, and their running exchanges end. When it stops it accepts nothing new, lets
+running exchanges finish for a bounded time, ends the rest with their protocol's error, and closes
+its log.
 """
 
 from __future__ import annotations
