@@ -1,36 +1,33 @@
 # Who is meant by an `admits` list of the data (stages, waves, programmes).
 package sluicegate
 
-# One alternative must hold; in it, everything that is named.
+# One alternative must hold, so there must be one. That none does is what is asked: `every` stops at
+# the first that holds, where `some` would go through them all.
 admits(alternatives) if {
-	some who in alternatives
-	not excluded(who)
+	alternatives[0]
+	not excluded(alternatives)
 }
 
-excluded(who) if {
-	who.organisations
-	not input.subject.properties.organisation.id in who.organisations
-}
-
-excluded(who) if {
-	who.roles
-	every role in who.roles {
-		not role in input.subject.properties.roles
+# In an alternative, everything that is named must hold.
+excluded(alternatives) if {
+	every who in alternatives {
+		some condition, wanted in who
+		not meets(condition, wanted)
 	}
 }
 
-excluded(who) if {
-	who.countries
-	not input.subject.properties.residence in who.countries
+# A misspelt condition is met by nobody.
+meets("organisations", wanted) if input.subject.properties.organisation.id in wanted
+
+meets("roles", wanted) if {
+	some role in wanted
+	role in input.subject.properties.roles
 }
 
-excluded(who) if {
-	some domain, level in who.min_tier
-	object.get(levels, domain, 0) < level
-}
+meets("countries", wanted) if input.subject.properties.residence in wanted
 
-# A misspelt condition admits nobody rather than everybody.
-excluded(who) if {
-	some name, _ in who
-	not name in {"organisations", "roles", "countries", "min_tier"}
+meets("min_tier", wanted) if {
+	every domain, least in wanted {
+		level_in(domain) >= least
+	}
 }

@@ -5,10 +5,10 @@ capture(model) := "sealed" if {
 	some domain, class in model.classes
 	class >= data.tiers[domain].classes.sealed_from
 } else := kept if {
-	kept := data.stages[model.stage].capture
+	kept := model.release.capture
 } else := "sealed"
 
 review(model) if {
 	some domain, class in model.classes
 	class >= data.tiers[domain].classes.review_from
-} else := flagged
+} else := flagged(input.context.signals)

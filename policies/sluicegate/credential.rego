@@ -7,8 +7,6 @@
 # Other labels narrow nothing; `downgrade` is an opt-in that decision.rego reads.
 package sluicegate
 
-credential := input.subject.properties.credential
-
 finding contains {
 	"code": "credential_expired",
 	"rule": "credential.expired",
@@ -16,7 +14,8 @@ finding contains {
 	"message": "this credential has expired",
 	"remedy": "Use a new one.",
 } if {
-	not unexpired(credential.expires_at)
+	not input.subject.properties.credential.expires_at == null
+	not ahead(input.subject.properties.credential.expires_at)
 }
 
 finding contains {
@@ -27,25 +26,27 @@ finding contains {
 	"message": "outside the scopes of this credential",
 	"remedy": "Use a credential whose scopes cover this call.",
 } if {
+	input.subject.properties.credential.scopes != [] # the usual case, and cheaper to see
+	strings.any_prefix_match(input.subject.properties.credential.scopes, ["wire:", "model:", "class:"])
 	some model in candidates
 	out_of_scope(model)
 }
 
 out_of_scope(model) if {
-	wires := {scope | some scope in credential.scopes; startswith(scope, "wire:")}
+	wires := {scope | some scope in input.subject.properties.credential.scopes; startswith(scope, "wire:")}
 	count(wires) > 0
 	count(wires & wire_scopes(model)) == 0
 }
 
 out_of_scope(model) if {
-	models := {scope | some scope in credential.scopes; startswith(scope, "model:")}
+	models := {scope | some scope in input.subject.properties.credential.scopes; startswith(scope, "model:")}
 	count(models) > 0
 	not sprintf("model:%s", [lower(model.id)]) in models
 }
 
 out_of_scope(model) if {
 	some domain, class in model.classes
-	some scope in credential.scopes
+	some scope in input.subject.properties.credential.scopes
 	startswith(scope, sprintf("class:%s-", [domain]))
 	not scope in {sprintf("class:%s-%d", [domain, level]) | some level in numbers.range(class, 9)}
 }
@@ -64,7 +65,7 @@ finding contains {
 	"message": "needs a key-bound credential",
 	"remedy": "Call with mTLS or DPoP.",
 } if {
-	credential.bound == "none"
+	input.subject.properties.credential.bound == "none"
 	some model in candidates
 	model.requires.bound_credential == true
 }
@@ -77,9 +78,10 @@ finding contains {
 	"message": sprintf("needs a sign-in with %s", [method]),
 	"remedy": "Sign in again with it.",
 } if {
+	credential := input.subject.properties.credential
 	credential.kind == "jwt"
 	some model in candidates
-	some step in needed_steps(model)
+	some step in needed_steps[model.id]
 	some method in step.authentication.amr
 	not method in credential.amr
 }
@@ -92,26 +94,26 @@ finding contains {
 	"message": fault,
 	"remedy": "Sign in again.",
 } if {
+	input.subject.properties.credential.kind == "jwt"
 	some model in candidates
 	fault := sign_in_fault(model) # bound here: undefined in the head, it ends the loop in one engine
 }
 
 # A token that does not say when the sign-in was may be of any age.
 sign_in_fault(model) := "your token does not say when you signed in" if {
-	credential.kind == "jwt"
-	object.get(credential, "auth_time", null) == null
-	some step in needed_steps(model)
+	object.get(input.subject.properties.credential, "auth_time", null) == null
+	some step in needed_steps[model.id]
 	step.authentication.max_age_s
 } else := "your sign-in is too long ago" if {
 	some deadline in sign_in_deadlines(model)
 	reached(deadline)
 }
 
-# When the sign-in becomes too old for the levels that a model needs.
+# When the sign-in of a token becomes too old for the levels that a model needs.
 sign_in_deadlines(model) := {deadline |
-	credential.kind == "jwt"
-	credential.auth_time != null
-	some step in needed_steps(model)
+	signed_in_at := input.subject.properties.credential.auth_time
+	signed_in_at != null
+	some step in needed_steps[model.id]
 	age_ns := step.authentication.max_age_s * 1000000000
-	deadline := time.format(time.parse_rfc3339_ns(credential.auth_time) + age_ns)
+	deadline := time.format(time.parse_rfc3339_ns(signed_in_at) + age_ns)
 }

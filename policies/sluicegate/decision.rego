@@ -3,32 +3,50 @@
 # Every concern adds to the set `finding`: {code, rule, effect, message, remedy}, and `model` where
 # it is about one model. The strictest effect wins; no finding allows. The answer is always a
 # complete document (gateway.core.decision).
+#
+# These rules run for every call and re-check. What costs the embedded engine most, dearest first: a
+# rule that is evaluated, a reference to `data`, a call of a function. So a condition on the input
+# alone stands first in a rule, and the allowed call meets no rule that only a denied one needs.
 package sluicegate
 
-decision := answer
-
-# What the subject may not know of is not judged.
-answer := not_found if {
+# What the subject may not know of is not judged. A call is allowed where no finding is about it: a
+# finding that names another model is not. Only then are findings weighed against one another.
+decision := not_found if {
 	not visible(asked)
-} else := object.union(judgement, validity)
-
-judgement := {
+} else := dated({
+	"effect": "allow",
+	"reasons": [],
+	"limits": limits(data.limits, asked),
+	"capture": capture(asked),
+	"review": review(asked),
+}) if {
+	every found in finding {
+		found.model != asked.id
+	}
+} else := dated({
 	"effect": "downgrade",
 	"model": substitute.id,
 	"reasons": array.concat([downgraded], reasons),
-	"limits": limits(substitute),
+	"limits": limits(data.limits, substitute),
 	"capture": capture(substitute),
 	"review": review(substitute),
-} if {
-	"downgrade" in credential.scopes
+}) if {
+	"downgrade" in input.subject.properties.credential.scopes
 	substitute
-} else := {
+} else := dated({
 	"effect": effect,
 	"reasons": reasons_with_substitute,
-	"limits": drawn,
+	"limits": [], # a call that is not admitted draws from none
 	"capture": capture(asked),
 	"review": reviewed,
-}
+})
+
+# A rule may only shorten how long a decision holds: here, until the sign-in is too old.
+dated(answer) := object.union(answer, {"valid_until": min(pending)}) if {
+	input.subject.properties.credential.kind == "jwt"
+	pending := {deadline | some deadline in sign_in_deadlines(asked); ahead(deadline)}
+	count(pending) > 0
+} else := answer
 
 findings := {found |
 	some found in finding
@@ -37,30 +55,17 @@ findings := {found |
 
 effects := {found.effect | some found in findings}
 
-# From the strictest to the mildest.
-effect := "deny" if {
-	"deny" in effects
+# The strictest one; an effect that is none of these denies too.
+effect := "step_up" if {
+	effects == {"step_up"}
 } else := "require_approval" if {
-	"require_approval" in effects
-} else := "step_up" if {
-	"step_up" in effects
-} else := "allow"
-
-# A call that is not admitted draws from no limit.
-drawn := limits(asked) if {
-	effect == "allow"
-} else := []
+	count(effects - {"step_up", "require_approval"}) == 0
+} else := "deny"
 
 # A denial is looked at only where a signal asks for it.
-reviewed := flagged if {
+reviewed := flagged(input.context.signals) if {
 	effect == "deny"
 } else := review(asked)
-
-# A rule may only shorten how long a decision holds: here, until the sign-in is too old.
-validity := {"valid_until": min(pending)} if {
-	pending := {deadline | some deadline in sign_in_deadlines(asked); ahead(deadline)}
-	count(pending) > 0
-} else := {}
 
 # Most important first: the first reason is the one that the caller reads.
 reasons := [entry[2] |
@@ -132,6 +137,7 @@ downgraded := {
 
 # Without the opt-in, the first remedy names the substitute.
 reasons_with_substitute := array.concat([first], array.slice(reasons, 1, count(reasons))) if {
+	substitute
 	remedy := sprintf("Call %s instead. %s", [substitute.id, reasons[0].remedy])
 	first := object.union(reasons[0], {"remedy": remedy})
 } else := reasons

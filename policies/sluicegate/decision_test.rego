@@ -69,6 +69,30 @@ test_every_code_has_a_place_in_the_order if {
 	known.tier_insufficient < known.stage_not_admitted
 }
 
+# What a rule beside the shipped ones might find.
+finding_about(change) := object.union({"code": "other", "rule": "other.rule", "effect": "deny", "message": "m", "remedy": "r"}, change)
+
+decide_with(found) := decision if {
+	decision := data.sluicegate.decision with input as base
+		with data.sluicegate.finding as found
+		with data.models as world.models
+		with data.stages as world.stages
+		with data.tiers as world.tiers
+		with data.limits as world.limits
+}
+
+test_a_finding_about_another_model_changes_nothing if {
+	about_plain := finding_about({"model": "plain"})
+	decide_with({about_plain}) == decide(base)
+	gist(decide_with({about_plain, finding_about({"model": "guarded"})})) == ["deny", ["other"]]
+	gist(decide_with({about_plain, finding_about({})})) == ["deny", ["other"]]
+}
+
+test_an_effect_that_is_none_denies if {
+	decide_with({finding_about({"effect": "permit"})}).effect == "deny"
+	decide_with({finding_about({"effect": "permit"}), finding_about({"effect": "step_up"})}).effect == "deny"
+}
+
 # Substitutes
 
 opted_in(tiers) := subject({"tiers": tiers, "credential": {"scopes": ["downgrade"]}})

@@ -1,8 +1,6 @@
 # Engagements: authorised work against named targets, in its window.
 package sluicegate
 
-engagement := input.subject.properties.engagement
-
 finding contains {
 	"model": model.id,
 	"code": "engagement_required",
@@ -11,9 +9,11 @@ finding contains {
 	"message": "needs a named engagement",
 	"remedy": "Use a credential that was issued for an engagement.",
 } if {
-	engagement == null
+	input.subject.properties.engagement == null
 	some model in candidates
-	some step in needed_steps(model)
+	some domain, needed in model.requires.tiers
+	some step in data.tiers[domain].levels
+	step.level == needed
 	step.engagement_required == true
 }
 
@@ -24,7 +24,7 @@ finding contains {
 	"message": "your engagement is not active",
 	"remedy": "Ask the engagement's authoriser.",
 } if {
-	engagement.status != "active"
+	input.subject.properties.engagement.status != "active"
 }
 
 finding contains {
@@ -34,11 +34,12 @@ finding contains {
 	"message": "outside your engagement's dates",
 	"remedy": sprintf("It runs from %s to %s.", [engagement.starts_at, engagement.ends_at]),
 } if {
+	engagement := input.subject.properties.engagement
 	engagement != null
-	not in_window
+	not in_window(engagement)
 }
 
-in_window if {
+in_window(engagement) if {
 	reached(engagement.starts_at)
 	ahead(engagement.ends_at)
 }

@@ -11,11 +11,6 @@ reached(stamp) if input.context.time >= stamp
 # True before the instant.
 ahead(stamp) if input.context.time < stamp
 
-# True where there is no end, and before it.
-unexpired(stamp) if stamp == null
-
-unexpired(stamp) if ahead(stamp)
-
 # Timestamps of the data are written by people; in another spelling their order would mean nothing.
 canonical(stamp) if {
 	is_string(stamp)

@@ -18,12 +18,6 @@ test_years_that_no_parser_reaches_are_compared_too if {
 	data.sluicegate.reached("0001-01-01T00:00:00Z") with input as at("2026-06-01T12:00:00Z")
 }
 
-test_no_end_is_unexpired if {
-	data.sluicegate.unexpired(null) with input as at("2026-06-01T12:00:00Z")
-	data.sluicegate.unexpired("2026-06-01T12:00:01Z") with input as at("2026-06-01T12:00:00Z")
-	not data.sluicegate.unexpired("2026-06-01T12:00:00Z") with input as at("2026-06-01T12:00:00Z")
-}
-
 test_only_one_spelling_is_canonical if {
 	data.sluicegate.canonical("2026-06-01T12:00:00Z")
 	every spelling in ["2026-06-01t12:00:00Z", "2026-06-01 12:00:00Z", "2026-06-01T12:00:00z", "2026-06-01T12:00:00.0Z", "2026-06-01T12:00:00+00:00", null, 20260601] {

@@ -26,19 +26,23 @@ finding contains {
 	"remedy": "Your organisation needs an export licence for this model.",
 } if {
 	some model in candidates
-	some country in model.requires.countries_denied
-	country in populations
+	reached_from(model.requires.countries_denied)
 	not export_licensed(model)
 }
 
-populations contains input.context.network.country
-
-populations contains input.subject.properties.residence
-
-populations contains country if some country in input.subject.properties.nationalities
-
-# A subject of no recorded nationality is of an unknown one.
-populations contains "ZZ" if count(input.subject.properties.nationalities) == 0
+# The network, the residence and every nationality count.
+reached_from(countries) if {
+	input.context.network.country in countries
+} else if {
+	input.subject.properties.residence in countries
+} else if {
+	some country in input.subject.properties.nationalities
+	country in countries
+} else if {
+	# A subject of no recorded nationality is of an unknown one.
+	input.subject.properties.nationalities == []
+	"ZZ" in countries
+}
 
 export_licensed(_) if "export:listed" in input.subject.properties.organisation.licences
 

@@ -1,11 +1,6 @@
 # Declared purposes, against those a model is released for.
 package sluicegate
 
-fitting(model) := {purpose |
-	some purpose in model.requires.purposes
-	purpose in input.subject.properties.purposes
-}
-
 finding contains {
 	"model": model.id,
 	"code": "purpose_missing",
@@ -16,8 +11,13 @@ finding contains {
 } if {
 	some model in candidates
 	wanted := model.requires.purposes
-	count(wanted) > 0
-	count(fitting(model)) == 0
+	wanted != []
+	not fits(wanted)
+}
+
+fits(wanted) if {
+	some purpose in input.subject.properties.purposes
+	purpose in wanted
 }
 
 # Only purposes that need a second person fit, or such as the data does not know.
@@ -30,13 +30,16 @@ finding contains {
 	"remedy": "Have the call approved.",
 } if {
 	some model in candidates
-	count(fitting(model)) > 0
-	every purpose in fitting(model) {
-		not carries(purpose)
-	}
+	wanted := model.requires.purposes
+	not carried(wanted)
+	fits(wanted)
 }
 
-carries(purpose) if {
-	data.purposes[purpose]
-	not data.purposes[purpose].approval == true
+# A purpose fits for which nobody else is needed.
+carried(wanted) if {
+	known := data.purposes
+	some purpose in input.subject.properties.purposes
+	purpose in wanted
+	known[purpose]
+	not known[purpose].approval == true
 }

@@ -1,11 +1,17 @@
 # Release stages: whether a model has been let out to this subject.
 package sluicegate
 
-admitted(model) if admits(data.stages[model.stage].admits)
+admitted(model) if {
+	admits(model.release.admits)
+} else if {
+	wave_admits(model)
+}
 
-admitted(model) if wave_admits(model)
-
-retired(model) if data.stages[model.stage].retired == true
+# Asked for only where something is lacking: otherwise there is none.
+unadmitted := [model |
+	some model in candidates
+	not admitted(model)
+]
 
 finding contains {
 	"model": model.id,
@@ -16,12 +22,12 @@ finding contains {
 	"remedy": successor(model),
 } if {
 	some model in candidates
-	retired(model)
+	model.release.retired == true
 }
 
 # Only a model that this subject may know of is named.
 successor(model) := sprintf("Call %s.", [model.fallback]) if {
-	visible(data.models[model.fallback])
+	visible(released(data.models[model.fallback]))
 } else := "List the models to see which ones you may call."
 
 finding contains {
@@ -32,8 +38,8 @@ finding contains {
 	"message": "not open to you yet",
 	"remedy": wave_remedy(data.waves[model.wave]),
 } if {
-	some model in candidates
-	not admitted(model)
+	lacking
+	some model in unadmitted
 	wave_awaited(model)
 }
 
@@ -45,9 +51,9 @@ finding contains {
 	"message": "not released to you",
 	"remedy": "Ask your organisation's administrator to join this release.",
 } if {
-	some model in candidates
-	not retired(model)
-	not admitted(model)
+	lacking
+	some model in unadmitted
+	not model.release.retired == true
 	not wave_awaited(model)
 }
 
@@ -62,7 +68,7 @@ finding contains {
 } if {
 	input.action.name == "model.generate"
 	some model in candidates
-	most := data.stages[model.stage].approval.output_tokens_over
+	most := model.release.approval.output_tokens_over
 	wanted_output(model) > most
 }
 
@@ -79,7 +85,7 @@ finding contains {
 	"message": sprintf("tools of kind %s need approval", [kind]),
 	"remedy": "Have the call approved, or leave these tools out.",
 } if {
+	some kind in input.action.properties.tool_kinds
 	some model in candidates
-	some kind in data.stages[model.stage].approval.tool_kinds
-	kind in input.action.properties.tool_kinds
+	kind in model.release.approval.tool_kinds
 }

@@ -1,7 +1,12 @@
 package sluicegate_test
 
-held_level(facts) := level if {
-	level := data.sluicegate.levels.cyber with input as facts with data.tiers as world.tiers
+held_level(facts) := held_in("cyber", facts, world.tiers)
+
+held_in(domain, facts, tiers) := level if {
+	level := data.sluicegate.level_in(domain) with input as facts
+		with data.tiers as tiers
+		with data.models as world.models
+		with data.stages as world.stages
 }
 
 test_the_level_is_the_least_of_grant_cap_and_proof if {
@@ -12,9 +17,10 @@ test_the_level_is_the_least_of_grant_cap_and_proof if {
 }
 
 test_what_is_not_granted_is_level_0 if {
-	change := {"tiers": {"bio": world.tiers.cyber}}
-	levels := data.sluicegate.levels with input as base with data.tiers as object.union(world.tiers, change.tiers)
-	levels == {"cyber": 3, "bio": 0}
+	tiers := object.union(world.tiers, {"bio": world.tiers.cyber})
+	held_in("cyber", base, tiers) == 3
+	held_in("bio", base, tiers) == 0
+	held_in("chem", subject({"tiers": {"chem": 1}, "organisation": {"tiers": {"chem": 1}}}), tiers) == 0
 }
 
 test_a_grant_beyond_the_highest_level_counts_as_the_highest if {

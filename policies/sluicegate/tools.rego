@@ -1,7 +1,11 @@
 # What a call may set in motion besides the model's own words.
 package sluicegate
 
-denied_kinds(model) := {kind | some kind in model.requires.tool_kinds_denied} | {kind | some kind in data.stages[model.stage].denies.tool_kinds}
+kind_denied(model, kind) if {
+	kind in model.requires.tool_kinds_denied
+} else if {
+	kind in model.release.denies.tool_kinds
+}
 
 finding contains {
 	"model": model.id,
@@ -11,9 +15,9 @@ finding contains {
 	"message": sprintf("this model takes no tools of kind %s", [kind]),
 	"remedy": "Leave these tools out.",
 } if {
-	some model in candidates
 	some kind in input.action.properties.tool_kinds
-	kind in denied_kinds(model)
+	some model in candidates
+	kind_denied(model, kind)
 }
 
 finding contains {
@@ -26,7 +30,7 @@ finding contains {
 } if {
 	input.action.properties.remote_fetch
 	some model in candidates
-	data.stages[model.stage].denies.remote_fetch == true
+	model.release.denies.remote_fetch == true
 }
 
 finding contains {
@@ -39,7 +43,7 @@ finding contains {
 } if {
 	input.action.properties.store
 	some model in candidates
-	data.stages[model.stage].denies.store == true
+	model.release.denies.store == true
 }
 
 # Nobody would watch the answer: no re-check could cut it.

@@ -1,22 +1,25 @@
 # What the subject's vetting records prove now.
 package sluicegate
 
-current_vetting := [record |
+# A current record of the kind says at least this level.
+proven(kind, least) if {
 	some record in input.subject.properties.vetting
-	reached(record.verified_at)
-	unexpired(object.get(record, "expires_at", null))
-]
-
-proven(kind, level) if {
-	some record in current_vetting
 	record.kind == kind
-	record.level >= level
+	record.level >= least
+	input.context.time >= record.verified_at
+	not ended(record)
+}
+
+# A record without an expiry does not end.
+ended(record) if {
+	record.expires_at != null
+	input.context.time >= record.expires_at
 }
 
 # Of the kinds and levels required ({kind: level}), the kinds that no current record proves.
 unproven(required) := {kind |
-	some kind, level in required
-	not proven(kind, level)
+	some kind, least in required
+	not proven(kind, least)
 }
 
 finding contains {
@@ -24,9 +27,10 @@ finding contains {
 	"code": "vetting_required",
 	"rule": "vetting.required",
 	"effect": "deny",
-	"message": sprintf("needs %s vetting %d", [kind, model.requires.vetting[kind]]),
+	"message": sprintf("needs %s vetting %d", [kind, least]),
 	"remedy": "Ask your organisation's administrator to have it verified.",
 } if {
 	some model in candidates
-	some kind in unproven(object.get(model, ["requires", "vetting"], {}))
+	some kind, least in model.requires.vetting
+	not proven(kind, least)
 }

@@ -4,7 +4,7 @@ vetted(kind, level, verified_at, expires_at) := {"kind": kind, "level": level, "
 
 # The level of a subject who holds just this identity record, where identity 2 supports level 2.
 identity_level(record) := level if {
-	level := data.sluicegate.levels.cyber with input as subject({"vetting": [record]}) with data.tiers as world.tiers
+	level := held_level(subject({"vetting": [record]}))
 }
 
 test_a_record_counts_from_its_verification_until_its_expiry if {
@@ -29,7 +29,7 @@ test_the_best_of_several_records_counts if {
 		vetted("identity", 2, "2026-01-01T00:00:00Z", null),
 		vetted("identity", 1, "2026-01-01T00:00:00Z", null),
 	]})
-	data.sluicegate.levels.cyber == 2 with input as facts with data.tiers as world.tiers
+	held_level(facts) == 2
 }
 
 test_vetting_that_the_model_itself_needs if {
