@@ -3,7 +3,9 @@
 What it guarantees:
 
 * ``append`` returns only when the record, and a signed checkpoint that covers it, are durable.
-* Whatever arrives during a flush makes the next batch: no timer, no added delay when idle.
+* Whatever arrives during a flush makes the next batch: no timer, no added delay when idle. Where
+  many intents are open, flushes begin ``FLUSH_GAP_NS`` apart at least, so that a fast disk does not
+  make a signature of every record.
 * Any error of the disk latches: every waiter and every later ``append`` gets ``LogUnavailable``,
   and nothing is tried again. What is on disk then is only known after a restart has read it.
 * A record that is refused (``ValueError``) takes no index and harms no other record.
@@ -52,6 +54,8 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 QUEUE_RECORDS = 10_000
 MAX_BATCH = 2_000
 NS = 1_000_000_000
+BUSY_INTENTS = 8
+FLUSH_GAP_NS = 1_000_000
 
 _Result = Position | Exception
 
@@ -316,10 +320,15 @@ class AuditLog:
 
     def _run(self) -> None:
         """The thread: take all that waits, flush it, tell its waiters; until closed or failed."""
+        begun = 0
         while True:
             with self._wakeup:
                 while not self._queue and not self._closing and self.failed is None:
                     self._wakeup.wait()
+            if self.open_intents >= BUSY_INTENTS and not self._closing:
+                time.sleep(max(0, begun + FLUSH_GAP_NS - time.monotonic_ns()) / NS)
+            begun = time.monotonic_ns()
+            with self._wakeup:
                 if not self._queue:
                     return
                 count = min(len(self._queue), MAX_BATCH)
