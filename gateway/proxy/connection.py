@@ -153,7 +153,8 @@ class Channel:
         """
         if self._expects_continue and not self.begun:
             self._expects_continue = False
-            self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self.receiving and not self._pieces:  # else it did not wait
+                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         while self.receiving and not self._pieces and not self._connection.gone:
             self._waiter = self._connection.loop.create_future()
             await self._waiter

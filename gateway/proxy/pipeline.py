@@ -590,7 +590,8 @@ class Pipeline:
         exchange.answer.status = self.answerer.status_of(exchange, refusal)
         try:
             if exchange.reached >= Step.RECORD:
-                await self.record_outcome(exchange)
+                if not exchange.outcome_recorded:
+                    await self.record_outcome(exchange)
             else:
                 judged = exchange.reached >= Step.DECIDE
                 facts = exchange.judgement.facts_json if judged else None
@@ -600,7 +601,9 @@ class Pipeline:
                     exchange.principal.subject_key if facts else None,
                 )
         except (LogUnavailable, ValueError):
-            exchange.refusal = refusal = refusals.LOG_UNAVAILABLE
+            intended = exchange.reached >= Step.RECORD
+            refusal = refusals.ANSWER_UNRECORDED if intended else refusals.LOG_UNAVAILABLE
+            exchange.refusal = refusal
         finally:
             exchange.answer.status = 0
         return refusal

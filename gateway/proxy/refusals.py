@@ -17,6 +17,7 @@ from gateway.proxy.upstream import UpstreamFailed
 
 __all__ = [
     "ACCESS_REMOVED",
+    "ANSWER_UNRECORDED",
     "CLIENT_GONE",
     "CLIENT_STALLED",
     "CREDENTIAL_WITHDRAWN",
@@ -68,6 +69,11 @@ LIMITER_UNAVAILABLE = Refusal(
 LOG_UNAVAILABLE = Refusal(
     Reason.LOG_UNAVAILABLE,
     "The gateway cannot record this call, so it does not forward it: try again later.",
+    "Tell the gateway's operator if it lasts; this is a fault of the gateway, not a denial.",
+)
+ANSWER_UNRECORDED = Refusal(
+    Reason.LOG_UNAVAILABLE,
+    "The gateway cannot record how this call ended, so it withholds the answer: try again later.",
     "Tell the gateway's operator if it lasts; this is a fault of the gateway, not a denial.",
 )
 REGISTRY_STALE = Refusal(

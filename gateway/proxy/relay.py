@@ -139,9 +139,8 @@ class Relay:
                 await self._write(exchange, held)
             held = chunk
         self._read_whole(exchange, kept)
-        if not started:
-            await self._start(exchange, response, length=True)
-        await self._end(exchange, held, record_outcome, more=False)
+        unsent = None if started else response
+        await self._end(exchange, held, record_outcome, more=False, unsent=unsent)
 
     async def _refused_by_endpoint(
         self,
@@ -160,8 +159,7 @@ class Relay:
         if response.status == HTTP_UNAUTHORIZED or told.error not in CONTENT_POLICY_CODES:
             raise Refused(refusals.UPSTREAM_CREDENTIAL)
         self._read_whole(exchange, body)
-        await self._start(exchange, response, length=True)
-        await self._end(exchange, bytes(body), record_outcome, more=False)
+        await self._end(exchange, bytes(body), record_outcome, more=False, unsent=response)
 
     # The client's side
 
@@ -193,14 +191,25 @@ class Relay:
         answer.digest.update(data)
 
     async def _end(
-        self, exchange: Exchange, data: bytes, record_outcome: RecordOutcome, *, more: bool
+        self,
+        exchange: Exchange,
+        data: bytes,
+        record_outcome: RecordOutcome,
+        *,
+        more: bool,
+        unsent: UpstreamResponse | None = None,
     ) -> None:
-        """The end of an answer: recorded first. From here on nothing may end it otherwise."""
+        """The end of an answer: recorded first. From here on nothing may end it otherwise.
+
+        Of an answer in one piece nothing has left yet, its head included: it is ``unsent``.
+        """
         if exchange.reader is not None:
             self._note(exchange, exchange.reader.facts)
         exchange.interruptible = False
         if exchange.interruption is not None:
             raise Refused(exchange.interruption)
+        if unsent is not None:
+            exchange.answer.status = unsent.status
         exchange.answer.complete = True
         exchange.answer.bytes += len(data)
         exchange.answer.digest.update(data)
@@ -208,7 +217,11 @@ class Relay:
             await record_outcome(exchange)
         except LogUnavailable:
             exchange.answer.complete = False
-            raise Refused(refusals.LOG_UNAVAILABLE) from None
+            if unsent is not None:
+                exchange.answer.status = 0  # so that it can still be refused in words
+            raise Refused(refusals.ANSWER_UNRECORDED) from None
+        if unsent is not None:
+            await self._start(exchange, unsent, length=True)
         await self._last(exchange, data, more=more)
 
     def _patience(self, exchange: Exchange) -> AbstractAsyncContextManager[object]:

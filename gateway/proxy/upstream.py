@@ -21,6 +21,7 @@ from gateway.core.permit import Permit
 from gateway.core.reasons import Reason
 from gateway.proxy.upstream_connection import UpstreamConnection, UpstreamFailed
 from gateway.settings import Upstream
+from gateway.wire.headers import combined
 
 __all__ = ["UpstreamFailed", "UpstreamResponse", "Upstreams"]
 
@@ -33,12 +34,13 @@ class UpstreamResponse:
     exchange: its connection goes back to the others if the answer was read to its end, and is
     closed if not."""
 
-    __slots__ = ("_connection", "_endpoint", "headers", "status")
+    __slots__ = ("_connection", "_endpoint", "_fields", "headers", "status")
 
     def __init__(self, endpoint: _Endpoint, connection: UpstreamConnection) -> None:
         self._endpoint, self._connection = endpoint, connection
         self.status = connection.status
         self.headers = connection.headers
+        self._fields = combined(connection.headers)
 
     def __enter__(self) -> Self:
         return self
@@ -51,33 +53,26 @@ class UpstreamResponse:
     ) -> None:
         self._endpoint.give_back(self._connection)
 
-    def header(self, wanted: bytes) -> bytes:
-        """The first value of a header (lower-case name); empty without one."""
-        for name, value in self.headers:
-            if name == wanted:
-                return value
-        return b""
-
     @property
     def content_type(self) -> bytes:
         """The media type, lower case, without parameters."""
-        return self.header(b"content-type").partition(b";")[0].strip().lower()
+        return self._fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
     @property
     def encoded(self) -> bool:
         """Whether the bytes are compressed or otherwise not what they say."""
-        return self.header(b"content-encoding").lower() not in (b"", b"identity")
+        return self._fields.get(b"content-encoding", b"identity").lower() != b"identity"
 
     @property
     def content_length(self) -> int | None:
         """The length that the endpoint announced, in bytes."""
-        length = self.header(b"content-length")
-        return int(length) if length else None
+        length = self._fields.get(b"content-length")
+        return int(length) if length is not None else None
 
     @property
     def request_id(self) -> str:
         """The endpoint's own id of this call, for reconciliation; empty if it gave none."""
-        told = self.header(b"request-id") or self.header(b"x-request-id")
+        told = self._fields.get(b"request-id") or self._fields.get(b"x-request-id", b"")
         return told.decode("latin-1")[:128]
 
     async def read(self) -> bytes:

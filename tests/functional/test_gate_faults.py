@@ -150,13 +150,14 @@ async def test_k59_with_a_full_disk_nothing_is_forwarded_and_it_says_why(tmp_pat
             for name, wire in WIRES.items()
         }
         ballast = fill(small_disk)
-        # The last page of the log may still hold a few records.
+        # The last page of the log may still hold a few records; the last of these calls may get
+        # through, and its answer be withheld, for its end cannot be recorded.
         for number in range(50):
             tag = f"late-{number}"
             answer = await answered(gate, CHAT, red, CHAT.body(tag, stream=False))
-            if answer.status == 503:
+            if answer.status == 503 and tag not in ticking.requests:
                 break
-            assert answer.status == 200
+            assert answer.status == 200 or "withholds the answer" in answer.body.decode()
         print(f"refused after {number} more calls")
         assert answer.header("x-sluicegate-reason") == "log_unavailable"
         for name, wire in WIRES.items():
