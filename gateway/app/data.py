@@ -100,7 +100,7 @@ async def run_data_worker(process: Process) -> None:
         ),
         answerer=answerer,
         metrics=metrics,
-        memory=MemoryBudget(settings.data.memory_budget_bytes),
+        memory=MemoryBudget(settings.data.memory_budget_bytes, settings.data.max_body_bytes),
         addresses=addresses,
         registry_age=lambda: worker.registry_age(),  # noqa: PLW0108 - made after it
     )

@@ -43,6 +43,10 @@ Serve = Callable[[Request, ClientChannel], Coroutine[Any, Any, None]]
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Target, header names and values of one request, trailers included; agents send below 8 KiB."""
 MAX_HEADERS: Final = 256
+MAX_PIECES: Final = 4096
+LEAST_PIECE_BYTES: Final = 16
+"""A body in more pieces than this, of fewer bytes on average, costs more to take apart than it is
+worth: its connection ends. (Clients that send chunks send some KiB in each.)"""
 UNREAD_BYTES: Final = 64 * 1024
 """How much of a body is held that nobody has asked for yet; beyond it the socket is not read."""
 IDLE_S: Final = 5.0
@@ -80,6 +84,10 @@ _NEVER: Final = float("inf")
 
 class _Pipelined(Exception):
     """A request began before the answer to the one before it had ended."""
+
+
+class _Crumbs(Exception):
+    """A body in far too many pieces."""
 
 
 class _HeadTooLarge(Exception):
@@ -306,6 +314,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._in_head = False
         self._trailers = 0
+        self._pieces = self._piece_bytes = 0
         self._unparsed = 0
         """Bytes since the last whole head, piece of a body or request."""
         self._head_too_large = False
@@ -400,7 +409,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head()
         fields = combined(headers)
         self._in_head = False
-        self._trailers = self._unparsed = 0
+        self._trailers = self._unparsed = self._pieces = self._piece_bytes = 0
         self._deadline = _NEVER
         version = parser.get_http_version()
         method = parser.get_method().decode("ascii")
@@ -424,6 +433,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:  # noqa: D102
         self._unparsed = 0
+        self._pieces += 1
+        self._piece_bytes += len(body)
+        if self._pieces > MAX_PIECES and self._piece_bytes < self._pieces * LEAST_PIECE_BYTES:
+            raise _Crumbs
         assert self._channel is not None
         if not self._channel.take(body) and self._reading:
             self._reading = False
@@ -497,13 +510,12 @@ class ClientConnection(asyncio.Protocol):
         answer be the last."""
         self._ignoring = True
         channel = self._channel
-        if channel is not None and not channel.answered:
-            if channel.receiving and channel.begun:
-                self._transport.abort()  # nothing can be said within an answer
-                return
-            if not channel.receiving:
-                channel.keep_alive = False
-                return
+        if channel is not None and channel.receiving and channel.begun:
+            self._transport.abort()  # nothing can be said within or after its answer
+            return
+        if channel is not None and not (channel.answered or channel.receiving):
+            channel.keep_alive = False
+            return
         self.on_malformed(self._address)
         status, body = _HEAD_TOO_LARGE if self._head_too_large else _MALFORMED
         self._transport.write(

@@ -262,10 +262,11 @@ class Pipeline:
         """
         since = time.monotonic()
         length = exchange.request.fields.get(b"content-length")
-        if length is not None:
-            self._hold(exchange, int(length))
-        if length is not None and not exchange.channel.receiving:
+        if length is not None and int(length) > self.settings.max_body_bytes:
+            raise Refused(refusals.too_large(self.settings.max_body_bytes))
+        if not exchange.channel.receiving:
             exchange.body, _ = await exchange.channel.receive()
+            self._hold(exchange, len(exchange.body))
         else:
             exchange.body = await self._receive(exchange)
         exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
@@ -274,9 +275,8 @@ class Pipeline:
         exchange.clock_step("read", since)
 
     async def _receive(self, exchange: Exchange) -> bytes:
-        """A body that is still on its way, or says nothing of its length."""
+        """A body that is still on its way."""
         pieces: list[bytes] = []
-        size = 0
         overdue = asyncio.get_running_loop().call_later(
             self.settings.body_timeout_s, exchange.interrupt, refusals.REQUEST_TIMEOUT
         )
@@ -285,9 +285,7 @@ class Pipeline:
                 more = True
                 while more:
                     piece, more = await exchange.channel.receive()
-                    size += len(piece)
-                    if size > exchange.held_bytes:
-                        self._hold(exchange, size - exchange.held_bytes)
+                    self._hold(exchange, len(piece))
                     pieces.append(piece)
             except ConnectionError:
                 exchange.client_lost()
@@ -299,7 +297,8 @@ class Pipeline:
     def _hold(self, exchange: Exchange, size: int) -> None:
         if exchange.held_bytes + size > self.settings.max_body_bytes:
             raise Refused(refusals.too_large(self.settings.max_body_bytes))
-        if not self.memory.take(size):
+        if not self.memory.take(exchange.principal.member.id, size):
+            self._let_go_of_body(exchange)  # now, so that what was full for him is not for others
             raise Refused(refusals.MEMORY_BUDGET_SPENT)
         exchange.held_bytes += size
 
@@ -515,8 +514,9 @@ class Pipeline:
         exchange.body = b""
         if exchange.reached >= Step.READ:
             exchange.parsed = replace(exchange.parsed, document={})
-        self.memory.give_back(exchange.held_bytes)
-        exchange.held_bytes = 0
+        if exchange.held_bytes:
+            self.memory.give_back(exchange.principal.member.id, exchange.held_bytes)
+            exchange.held_bytes = 0
 
     async def record_outcome(self, exchange: Exchange) -> None:
         """Make the outcome durable; the end of an answer waits for this. The reservation is settled

@@ -36,6 +36,10 @@ from gateway.wire.edits import Edits
 __all__ = ["count", "denial", "downgraded", "edits_wanted", "intent", "outcome", "tokens_used"]
 
 HTTP_ERROR = 400
+MOST_TOKENS = 10_000_000
+"""What one call is charged at most of each kind, whatever its endpoint says (the record keeps the
+endpoint's own figure): no model reads or writes more, and a wrong figure must not shut a member out
+for good."""
 
 _STATUS_OF_REASON = {
     Reason.CLIENT_GONE: "client_abort",
@@ -164,9 +168,9 @@ def tokens_used(exchange: Exchange) -> Mapping[str, int]:
     usage = exchange.usage
     if usage is None:
         return {}
-    used = {"input_tokens": usage.input_tokens}
+    used = {"input_tokens": min(usage.input_tokens, MOST_TOKENS)}
     if exchange.answer.complete:
-        used["output_tokens"] = usage.output_tokens
+        used["output_tokens"] = min(usage.output_tokens, MOST_TOKENS)
     return used
 
 

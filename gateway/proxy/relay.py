@@ -38,6 +38,7 @@ CONTENT_POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
 """Error codes of a provider's 403 that speak of the request, not of our account."""
+BODILESS = frozenset({204, 304})
 HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = 403
 HTTP_REDIRECTION = 300
@@ -167,7 +168,7 @@ class Relay:
         sent = headers.client_response_headers(
             exchange.wire, response.headers, status=response.status
         )
-        if length and response.content_length is not None:
+        if length and response.content_length is not None and response.status not in BODILESS:
             sent.append((b"content-length", b"%d" % response.content_length))
         exchange.answer.status = response.status
         try:

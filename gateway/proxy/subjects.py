@@ -18,20 +18,20 @@ LOW_SHARE = 10
 
 
 class Subjects:
-    """Subject facts by credential, good for one registry epoch."""
+    """Subject facts by credential, as long as its principal stays the same."""
 
     def __init__(self) -> None:
-        self._epoch = -1
-        self._subjects: dict[str, Subject] = {}
+        self._subjects: dict[str, tuple[Principal, Subject]] = {}
 
     def of(self, principal: Principal) -> Subject:
-        """The subject of a principal; made once a credential and epoch."""
-        if principal.epoch != self._epoch or len(self._subjects) >= MAX_ENTRIES:
+        """The subject of a principal."""
+        known = self._subjects.get(principal.credential_id)
+        if known is not None and known[0] == principal:
+            return known[1]
+        if len(self._subjects) >= MAX_ENTRIES:
             self._subjects.clear()
-            self._epoch = principal.epoch
-        subject = self._subjects.get(principal.credential_id)
-        if subject is None:
-            subject = self._subjects[principal.credential_id] = subject_of(principal)
+        subject = subject_of(principal)
+        self._subjects[principal.credential_id] = (principal, subject)
         return subject
 
 

@@ -25,8 +25,14 @@ from gateway.wire.headers import combined
 
 __all__ = ["UpstreamFailed", "UpstreamResponse", "Upstreams"]
 
-KEPT_S: Final = 15.0
-"""How long an idle connection is kept; endpoints close theirs after a minute or more."""
+KEPT_S: Final = {"vllm": 4.0}
+KEPT_OTHERWISE_S: Final = 15.0
+"""How long an idle connection is kept, by the kind of endpoint: vLLM's server, uvicorn, closes its
+own after 5 s, the vendors' after a minute or more."""
+REST_S: Final = 0.05
+"""How long a connection rests before the next exchange takes it. What an endpoint that frames
+wrongly sends behind an answer arrives in that time, belongs to nobody, and ends the connection,
+where it could otherwise be read as the answer to another member's call (K46)."""
 
 
 class UpstreamResponse:
@@ -102,20 +108,31 @@ class _Endpoint:
             self._tls.set_alpn_protocols(["http/1.1"])
         named = f"[{host}]" if ":" in host else host
         self._authority = (f"{named}:{parts.port}" if parts.port else named).encode("ascii")
+        # Longest rested first; with the instant at which each began to rest.
         self._kept: deque[tuple[float, UpstreamConnection]] = deque()
+        self._keep_s = KEPT_S.get(settings.kind, KEPT_OTHERWISE_S)
+        self._open = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def connection(self) -> UpstreamConnection:
-        """One that nobody uses: the one used last, or a new one.
+        """One that nobody uses and that has rested, or a new one.
 
         Raises:
             UpstreamFailed: the endpoint cannot be reached.
         """
-        while self._kept:
-            _, connection = self._kept.pop()
-            if connection.reusable:
+        rested = asyncio.get_running_loop().time() - REST_S
+        while self._kept and self._kept[0][0] <= rested:
+            _, connection = self._kept.popleft()
+            if connection.reusable and not connection.readable:
                 return connection
-            connection.close()
+            self.give_up(connection)
+        if self._kept and self._open >= self.settings.max_connections:
+            self.give_up(self._kept.popleft()[1])
+        connection = await self._connect()
+        self._open += 1
+        return connection
+
+    async def _connect(self) -> UpstreamConnection:
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -132,13 +149,18 @@ class _Endpoint:
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose exchange is over; close any other."""
         if not connection.reusable:
-            connection.close()
+            self.give_up(connection)
             return
         connection.rest()
         loop = asyncio.get_running_loop()
-        self._kept.append((loop.time() + KEPT_S, connection))
+        self._kept.append((loop.time(), connection))
         if self._sweeper is None:
-            self._sweeper = loop.call_later(KEPT_S, self._sweep)
+            self._sweeper = loop.call_later(self._keep_s, self._sweep)
+
+    def give_up(self, connection: UpstreamConnection) -> None:
+        """Close a connection, whatever is under way on it."""
+        self._open -= 1
+        connection.close()
 
     def head(self, path: str, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes:
         """The head of a POST to this endpoint."""
@@ -154,13 +176,15 @@ class _Endpoint:
             self._sweeper.cancel()
             self._sweeper = None
         while self._kept:
-            self._kept.pop()[1].close()
+            self.give_up(self._kept.pop()[1])
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._kept and self._kept[0][0] <= loop.time():
-            self._kept.popleft()[1].close()
-        self._sweeper = loop.call_at(self._kept[0][0], self._sweep) if self._kept else None
+        while self._kept and self._kept[0][0] + self._keep_s <= loop.time():
+            self.give_up(self._kept.popleft()[1])
+        self._sweeper = None
+        if self._kept:
+            self._sweeper = loop.call_at(self._kept[0][0] + self._keep_s, self._sweep)
 
 
 class Upstreams:
@@ -209,9 +233,12 @@ class Upstreams:
         endpoint = self._endpoints[permit.target.endpoint]
         head = endpoint.head(permit.target.path, headers, len(permit.body))
         connection = await endpoint.connection()
+        answered = False
         try:
             await connection.ask(head, permit.body, endpoint.settings.response_timeout_s)
+            answered = True
         finally:
-            if not connection.begun:
-                connection.close()
+            # Whoever is cancelled here has no response to leave, even if its answer has just begun.
+            if not answered:
+                endpoint.give_up(connection)
         return UpstreamResponse(endpoint, connection)

@@ -9,6 +9,7 @@ not take is not read. It knows nothing of who may call, and nothing of TLS but t
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from typing import Any, Final, cast
 
@@ -23,6 +24,9 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 UNREAD_BYTES: Final = 64 * 1024
 """How much of an answer is held that the client has not taken; beyond it the socket is not read."""
 _NEVER: Final = float("inf")
+MAX_IN_ADVANCE: Final = 16
+"""Informational answers before the answer."""
+_LEAST, _MOST = 100, 599
 _SWITCHING_PROTOCOLS: Final = 101
 _OK: Final = 200
 _BODILESS: Final = frozenset({204, 304})
@@ -66,6 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.complete = False
         self.begun = False
         self._in_head = False
+        self._in_advance = 0
         self._unparsed = 0
         """Bytes since the last whole head or piece of a body."""
         self._until_end = False
@@ -86,13 +91,16 @@ class UpstreamConnection(asyncio.Protocol):
         """
         self._asked = True
         self.begun = self.complete = self._keeps = False
-        self._unparsed = 0
+        self._unparsed = self._in_advance = 0
+        if self._lost or self._transport.is_closing():
+            raise UpstreamFailed(Reason.UPSTREAM_PROTOCOL, "the connection was closed")
+        deadline = self._loop.time() + within_s
         # One write: a small request is one segment.
         self._transport.write(head + body if len(body) < UNREAD_BYTES else head)
         if len(body) >= UNREAD_BYTES:
             self._transport.write(body)
         while not self.begun:
-            await self._wait(within_s)
+            await self._wait(deadline)
 
     async def read(self, within_s: float) -> bytes:
         """What has come of the answer since; empty at its end.
@@ -100,8 +108,10 @@ class UpstreamConnection(asyncio.Protocol):
         Raises:
             UpstreamFailed: nothing came for ``within_s`` seconds, or the answer broke off.
         """
-        while not self._pieces and not self.complete:
-            await self._wait(within_s)
+        if not self._pieces and not self.complete:
+            deadline = self._loop.time() + within_s
+            while not self._pieces and not self.complete:
+                await self._wait(deadline)
         pieces = self._pieces
         if not pieces:
             return b""
@@ -122,11 +132,19 @@ class UpstreamConnection(asyncio.Protocol):
         return (
             self.complete
             and self._keeps
-            and not self._lost
+            and not (self._lost or self._transport.is_closing())
             and self._failure is None
             and not self._pieces
             and self._transport.get_write_buffer_size() == 0
         )
+
+    @property
+    def readable(self) -> bool:
+        """Whether the kernel holds bytes, or the end, that nobody has seen yet."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
 
     def rest(self) -> None:
         """The exchange is over; what comes from now on belongs to none."""
@@ -136,10 +154,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Close at once, whatever is under way."""
         self._transport.abort()
 
-    async def _wait(self, within_s: float) -> None:
+    async def _wait(self, deadline: float) -> None:
         if self._failure is not None:
             raise self._failure
-        self._deadline = deadline = self._loop.time() + within_s
+        self._deadline = deadline
         if self._timer is None or self._timer.when() > deadline:
             if self._timer is not None:
                 self._timer.cancel()
@@ -227,11 +245,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._in_head = False
         self._unparsed = 0
         status = self._parser.get_status_code()
-        if status == _SWITCHING_PROTOCOLS:
-            raise _Odd("another protocol")
+        if status == _SWITCHING_PROTOCOLS or not _LEAST <= status <= _MOST:
+            raise _Odd("another protocol, or no status of this one")
         self.status = status
-        if status < _OK:
-            return  # a word in advance (RFC 9110, section 15.2)
+        if status < _OK:  # a word in advance (RFC 9110, section 15.2)
+            self._in_advance += 1
+            if self._in_advance > MAX_IN_ADVANCE:
+                raise _Odd("words in advance without end")
+            return
         lengths = [value for name, value in self.headers if name == b"content-length"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if len(lengths) + len(codings) > 1 or any(c.lower() != b"chunked" for c in codings):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from itertools import cycle
 from pathlib import Path
 
 import anthropic
@@ -15,6 +16,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.identity import api_keys
+from gateway.proxy.connection import MAX_PIECES
+from gateway.proxy.memory import LARGEST_SHARE
 from tests.support import raw
 from tests.support.gate import Gate
 from tests.support.speaking import TARGETS, body_for, provider
@@ -233,12 +236,13 @@ async def test_k44_a_hundred_large_uploads_stay_within_the_memory_budget(gate, u
     worker = (await gate.status())["workers"][0]
     before = resident_bytes(worker["pid"])
     body = sized("messages", MIB)
-    asked = raw.request("/v1/messages", body, key=gate.keys["red-1"])
+    keys = [await gate.member(f"uploader-{number}") for number in range(LARGEST_SHARE)]
+    requests = [raw.request("/v1/messages", body, key=key) for key in keys]
     received = len(upstream.received)
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(raw.connect(gate.port)) for _ in range(100)]
-        for connection in connections:  # all but the last byte: they are held at the same time
-            connection.writer.write(asked[:-1])
+        for connection, asked in zip(connections, cycle(requests), strict=False):
+            connection.writer.write(asked[:-1])  # all but the last byte: held at the same time
         answers = [asyncio.create_task(connection.answer()) for connection in connections]
         while sum(task.done() for task in answers) < 100 - BUDGET // MIB:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -250,7 +254,7 @@ async def test_k44_a_hundred_large_uploads_stay_within_the_memory_budget(gate, u
         assert grown < 5 * BUDGET  # the budget counts bodies, not the buffers they came by
         for connection, task in zip(connections, answers, strict=True):
             if not task.done():
-                connection.writer.write(asked[-1:])
+                connection.writer.write(body[-1:])
         admitted = [await task for task in answers]
         assert sorted(answer.status for answer in admitted) == [200] * 8 + [503] * 92
     assert len(upstream.received) == received + BUDGET // MIB
@@ -260,11 +264,52 @@ async def test_k44_a_hundred_large_uploads_stay_within_the_memory_budget(gate, u
     assert len(denials) == 92
 
 
+async def test_k44_one_member_holds_a_share_of_the_budget_and_only_of_what_has_come(gate):
+    """He can keep nobody else out, neither by bodies nor by heads that promise them."""
+    body, hoarder = sized("messages", MIB), await gate.member("hoarder")
+    whole = raw.request("/v1/messages", body, key=hoarder)
+    promised = whole.removesuffix(body)
+    for sent in (whole[:-1], promised):
+        async with AsyncExitStack() as stack:
+            for _ in range(4 * BUDGET // MIB):
+                connection = await stack.enter_async_context(raw.connect(gate.port))
+                await connection.send(sent)
+            await asyncio.sleep(0.3)
+            other = await raw.call(gate.port, "/v1/messages", body, key=gate.keys["red-1"])
+            assert other.status == 200
+            if sent is promised:
+                own = await raw.call(gate.port, "/v1/messages", body, key=hoarder)
+                assert own.status == 200
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_k57_a_body_in_crumbs_ends_its_connection(gate, known):
+    """Each piece costs about the same, however small: a body of 1-byte chunks kept a worker busy,
+    be it read for its call or thrown away behind a refusal."""
+    key = gate.keys["red-1"] if known else "sk-none"
+    head = raw.request("/v1/messages", b"", key=key, headers={"transfer-encoding": "chunked"})
+    head = head.replace(b"content-length: 0\r\n", b"")
+    async with raw.connect(gate.port) as connection, asyncio.timeout(10):
+        await connection.send(head)
+        if not known:
+            assert (await connection.answer()).status == 401
+        with suppress(ConnectionError):
+            await connection.send(b"1\r\n \r\n" * (MAX_PIECES + 10))
+        with suppress(ConnectionError):
+            received = await connection.rest()
+            assert (b" 400 " in received) is known
+    body = body_for("messages")
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    asked = head.replace(b"sk-none", gate.keys["red-1"].encode()) + chunks
+    answer = await raw.send_raw(gate.port, asked)
+    assert answer.startswith(b"HTTP/1.1 200")  # the control: a small body may come so
+
+
 async def test_k44_an_upload_that_is_given_up_gives_its_memory_back(gate):
     asked = raw.request("/v1/messages", sized("messages", MIB), key=gate.keys["red-1"])
     for _ in range(3):
         async with AsyncExitStack() as stack:
-            for _ in range(BUDGET // MIB):
+            for _ in range(BUDGET // MIB // LARGEST_SHARE):
                 connection = await stack.enter_async_context(raw.connect(gate.port))
                 await connection.send(asked[:-1])
             await asyncio.sleep(0.1)

@@ -3,6 +3,7 @@ and an answer that broke off is never ended as if it were whole. Each ends on th
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 
@@ -175,6 +176,18 @@ async def test_an_answer_that_is_none_is_our_502(gate, upstream, wire, fault):
     assert answer.header("location") == ""
     outcome = await outcome_of(gate, answer)
     assert (outcome["status"], outcome["http"]) == ("upstream_error", 502)
+
+
+async def test_an_answer_without_a_body_announces_none(gate, upstream):
+    """RFC 9110, 8.6: whoever believed the length of a 204 would wait for it."""
+
+    async def script(_received, reply):
+        reply.writer.write(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n")
+        await reply.writer.drain()
+
+    upstream.script = script
+    answer = await asyncio.wait_for(ask(gate, "chat"), 3)
+    assert (answer.status, answer.header("content-length"), answer.body) == (204, "", b"")
 
 
 @pytest.mark.parametrize("wire", STREAMED)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from gateway.core.decision import Decision, Effect
 from gateway.core.permit import Permit, Target
 from gateway.core.protocols import Position, Unreserved
 from gateway.core.reasons import Reason
-from gateway.proxy.upstream import Upstreams
+from gateway.proxy.upstream import REST_S, Upstreams
 from gateway.proxy.upstream_connection import (
     MAX_HEAD_BYTES,
+    MAX_IN_ADVANCE,
     UNREAD_BYTES,
     UpstreamConnection,
     UpstreamFailed,
@@ -48,10 +50,12 @@ class Endpoint:
         self.answers, self.close = list(answers), close
         self.connections = 0
         self.requests = 0
+        self.writers: list[asyncio.StreamWriter] = []
         self.ended = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -134,8 +138,11 @@ async def test_k42_a_chunked_answer_cut_anywhere_is_never_whole(cut):
         b"HTTP/2 200\r\n\r\n",
         HEAD + b"".join(b"a: %s\r\n" % (b"b" * 1000) for _ in range(MAX_HEAD_BYTES // 1000 + 1)),
         HEAD + b"a: " + b"b" * (MAX_HEAD_BYTES + 10),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_IN_ADVANCE + 1) + LENGTH,
+        b"HTTP/1.1 600 X\r\ncontent-length: 3\r\n\r\nabc",
+        b"HTTP/1.1 099 X\r\ncontent-length: 3\r\n\r\nabc" + LENGTH,
     ],
-    ids=range(11),
+    ids=range(14),
 )
 async def test_k1_an_answer_that_reads_in_two_ways_or_without_end_is_none(answer):
     async with connected(Endpoint(answer)) as connection:
@@ -197,6 +204,7 @@ async def test_a_connection_serves_one_exchange_after_another_and_no_two_at_once
             with await upstreams.forward(permit, []) as response:
                 assert await response.read() == b"abc"
                 assert await response.read() == b""
+            await asyncio.sleep(REST_S * 1.5)
         assert (endpoint.connections, endpoint.requests) == (1, 3)
         with (
             await upstreams.forward(permit, []) as one,
@@ -204,6 +212,115 @@ async def test_a_connection_serves_one_exchange_after_another_and_no_two_at_once
         ):
             assert await one.read() == await other.read() == b"abc"
         assert endpoint.connections == 2
+
+
+@pytest.mark.parametrize("connections", [1, 10])
+async def test_k46_what_follows_an_answer_is_nobodys_answer(permit, connections):
+    """An endpoint that frames wrongly sends the rest of one member's answer a moment later; the
+    call that comes next is not given it, and no more connections are opened than there may be."""
+    planted = HEAD + b"content-length: 5\r\n\r\nOTHER"
+    open_at_once = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_at_once
+        open_at_once += 1
+        try:
+            while True:
+                await reader.readuntil(b"{}")
+                writer.write(LENGTH)
+                await asyncio.sleep(0.004)
+                writer.write(planted)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            open_at_once -= 1
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = Upstream(url=url, kind="vllm", max_connections=connections)
+    upstreams = Upstreams({"it": settings}, {})
+    for pause in (0, 0.001, 0.003, 0.005, 0.02) * 3:
+        async with upstreams.slot("it"):
+            with await upstreams.forward(permit, []) as response:
+                assert await response.read() == b"abc"
+                assert upstreams._endpoints["it"]._open <= connections
+        await asyncio.sleep(pause)
+    upstreams.close()
+    server.close()
+    await asyncio.sleep(0.02)
+    assert open_at_once == 0
+
+
+async def test_k46_what_waits_in_the_kernel_is_found_before_the_next_exchange(permit):
+    endpoint = Endpoint(LENGTH, LENGTH)
+    async with pool(endpoint) as (upstreams, _):
+        with await upstreams.forward(permit, []) as response:
+            assert await response.read() == b"abc"
+        await asyncio.sleep(REST_S)
+        ((_, kept),) = upstreams._endpoints["it"]._kept
+        assert not kept.readable
+        endpoint.writers[0].write(b"late")
+        time.sleep(REST_S)  # noqa: ASYNC251 - the loop is busy, and does not see what has come
+        assert kept.readable
+        with await upstreams.forward(permit, []) as response:
+            assert await response.read() == b"abc"
+        assert endpoint.connections == 2
+
+
+async def test_k40_who_is_cancelled_as_his_answer_begins_leaves_no_connection(permit, monkeypatch):
+    """In that very turn of the loop there is neither a wait to cancel nor a response to leave."""
+    endpoint = Endpoint(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    begun = UpstreamConnection.on_headers_complete
+
+    def begins(connection: UpstreamConnection) -> None:
+        begun(connection)
+        asking.cancel()
+
+    async def ask_and_read(upstreams: Upstreams) -> None:
+        with await upstreams.forward(permit, []) as response:
+            await response.read()
+
+    monkeypatch.setattr(UpstreamConnection, "on_headers_complete", begins)
+    async with pool(endpoint) as (upstreams, _):
+        asking = asyncio.create_task(ask_and_read(upstreams))
+        await asyncio.gather(asking, return_exceptions=True)
+        assert asking.cancelled()
+        await asyncio.wait_for(endpoint.ended.wait(), 1)
+
+
+@pytest.mark.parametrize("dripped", [b"x", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_an_answer_that_only_ever_begins_is_given_up(dripped):
+    """The time in which an answer must begin is one, however often a few bytes come."""
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            if dripped == b"x":
+                writer.write(b"HTTP/1.1 200 OK\r\na: ")
+            while not writer.is_closing():
+                writer.write(dripped)
+                await writer.drain()
+                await asyncio.sleep(0.1)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(UpstreamConnection, "127.0.0.1", port)
+    since = loop.time()
+    with pytest.raises(UpstreamFailed):
+        await connection.ask(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", b"", 0.5)
+    assert loop.time() - since < 3
+    server.close()
+    await asyncio.sleep(0.15)
+
+
+async def test_a_connection_that_was_lost_before_is_not_asked():
+    async with connected(Endpoint()) as connection:
+        connection.close()
+        await asyncio.sleep(0.01)
+        with pytest.raises(UpstreamFailed):
+            await connection.ask(b"POST / HTTP/1.1\r\n\r\n", b"", 1)
 
 
 async def test_k45_an_exchange_left_early_closes_its_connection(permit):
