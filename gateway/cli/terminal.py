@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,16 +25,36 @@ __all__ = [
     "warn",
 ]
 
+CONFIGURATION = "sluicegate.yaml"
 DIR = "sluicegate-data"
-"""The state directory where none is named."""
+"""The state directory where none is named, and no configuration lies here."""
 
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+
+def _directory(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Where no directory is named, the one of the ``sluicegate.yaml`` that lies here: else a
+    command typed beside the configuration of one gateway would change another, such as a demo."""
+    named = context.get_parameter_source(parameter.name or "")
+    here = Path(CONFIGURATION)
+    if named is None or named.name != "DEFAULT" or not here.is_file():
+        return value
+    found = re.search(r"^state_dir:[ \t]*(\S+)", here.read_text("utf-8", "replace"), re.MULTILINE)
+    return found[1].strip("\"'") if found is not None else value
+
+
 Directory = Annotated[
-    str, typer.Option("--dir", help="State directory of the gateway.", metavar="DIR")
+    str,
+    typer.Option(
+        "--dir",
+        help="State directory of the gateway; by default the one of the sluicegate.yaml here.",
+        metavar="DIR",
+        callback=_directory,
+    ),
 ]
 
 

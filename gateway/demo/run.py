@@ -73,7 +73,7 @@ async def run_demo(
         if tour:
             await _until(stopped, Tour(directory, say).walk())
         if not stopped.is_set():
-            for line in your_turn(directory.read()):
+            for line in your_turn(directory.read(), directory.state.root):
                 say(line)
             await stopped.wait()
         say("stopping")

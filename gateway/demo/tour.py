@@ -6,8 +6,10 @@ import asyncio
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ class Tour:
                 self._told(f"not as written: {type(error).__name__}: {error}"[:300])
                 self._told("people or policies of this directory were changed; another --dir")
                 self._told("starts afresh, and `sluicegate audit tail` shows what was changed")
-            await asyncio.to_thread(self._pause)
+            await _waited(self._pause)
 
     # The steps
 
@@ -196,9 +198,7 @@ class Tour:
             return
         line = text[: text.index(OPENING)].count("\n") + 1
         before = (await self._control.get("/status"))["revision"]
-        self._told(
-            f"policies/data/tiers.yaml:{line}: {OPENING} becomes {OPENED.rpartition(' ')[2]}"
-        )
+        self._told(f"{tiers}:{line}: {OPENING} becomes {OPENED.rpartition(' ')[2]}")
         tiers.write_text(text.replace(OPENING, OPENED, 1))
         try:
             after = await self._next_revision(before)
@@ -289,12 +289,12 @@ class Tour:
                 await asyncio.sleep(0.1)
 
 
-def your_turn(demo: dict[str, Any]) -> Iterator[str]:
+def your_turn(demo: dict[str, Any], directory: Path) -> Iterator[str]:
     """Lines to copy: agents, SDKs and curl, with keys that work now."""
     url, keys = demo["data_url"], demo["keys"]
     yield ""
     yield "Your turn ".ljust(WIDTH, "-")
-    yield "Whole keys are in demo.json. Each line below can be pasted as it is."
+    yield "Each line below can be pasted as it is."
     yield ""
     yield "Claude Code, as red:"
     yield f"  ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={keys['red']} \\"
@@ -307,15 +307,14 @@ def your_turn(demo: dict[str, Any]) -> Iterator[str]:
     yield f"  SLUICEGATE_KEY={keys['blue']} codex -m gpt-5.5 -c model_provider=sluicegate \\"
     yield f"    -c 'model_providers.sluicegate={provider}'"
     yield "openai (.venv/bin/python):"
-    yield f'  import openai; client = openai.OpenAI(base_url="{url}/v1", api_key="{keys["blue"]}")'
-    yield '  client.responses.create(model="gpt-5.5", input="hello").output_text'
+    yield f'import openai; client = openai.OpenAI(base_url="{url}/v1", api_key="{keys["blue"]}")'
+    yield 'client.responses.create(model="gpt-5.5", input="hello").output_text'
     yield "anthropic (.venv/bin/python):"
     yield (
-        f'  import anthropic; client = anthropic.Anthropic(base_url="{url}", '
-        f'api_key="{keys["red"]}")'
+        f'import anthropic; client = anthropic.Anthropic(base_url="{url}", api_key="{keys["red"]}")'
     )
     yield (
-        '  client.messages.create(model="mythos-5", max_tokens=100, '
+        'client.messages.create(model="mythos-5", max_tokens=100, '
         'messages=[{"role": "user", "content": "hello"}])'
     )
     yield "curl:"
@@ -323,7 +322,8 @@ def your_turn(demo: dict[str, Any]) -> Iterator[str]:
     yield "    -H 'content-type: application/json' \\"
     yield ('    -d \'{"model": "gpt-5.5", "messages": [{"role": "user", "content": "hello"}]}\'')
     yield ""
-    yield "operators: sluicegate status, sluicegate audit tail (in .venv/bin, with --dir as above)"
+    yield f"operators: .venv/bin/sluicegate status --dir {directory}; likewise audit tail"
+    yield f"rules: {directory}/policies; what you change there is in force as soon as it is sound"
     yield f"console {demo['console_url']}   metrics {demo['ops_url']}/metrics   Ctrl-C ends it"
 
 
@@ -333,6 +333,21 @@ def _user(text: str) -> Any:
 
 def _short(revision: str) -> str:
     return revision.removeprefix("sha256:")[:12]
+
+
+async def _waited(pause: Callable[[], None]) -> None:
+    """``pause`` in a thread of its own that may be left behind: Ctrl-C must not wait for Enter, as
+    it would for a thread of the loop's."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def wait() -> None:
+        pause()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=wait, name="tour pause", daemon=True).start()
+    await done.wait()
 
 
 def _enter() -> None:

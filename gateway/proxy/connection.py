@@ -184,11 +184,14 @@ class Channel:
         if self._expects_continue:
             # It may leave its body out now: what came next would not be sure.
             self.keep_alive = False
+        said = False
         lines = [_STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status, connection.date]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._left = int(value)
+            elif name == b"connection":  # the answer to a request that cannot be read to its end
+                said, self.keep_alive = True, False
         if status in _BODILESS:
             self._without_body = True
         if self._without_body or self._left >= 0:
@@ -197,7 +200,7 @@ class Channel:
             lines.append(b"transfer-encoding: chunked\r\n")
         else:
             self.keep_alive = False  # HTTP/1.0: the end of the connection ends the answer
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        lines.append(b"\r\n" if self.keep_alive or said else b"connection: close\r\n\r\n")
         self._head = b"".join(lines)
         if at_once:
             connection.send(self._head)

@@ -546,9 +546,10 @@ class Pipeline:
         """
         route = exchange.route
         with exchange.waiting:
-            entries = await self.judging.callable_models(
+            allowed = await self.judging.callable_models(
                 exchange, LISTED_WIRES[route.dialect is Dialect.ANTHROPIC]
             )
+        entries = [entry for entry in allowed if entry.endpoint in self.upstreams]
         if not route.model_id:
             await self.answerer.document(exchange, models.model_list(route.dialect, entries))
             return

@@ -7,6 +7,7 @@ revoked is final, and an expiry never moves later.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Meta, Struct
 
 from gateway.core.clock import parse_timestamp
 from gateway.core.entities import Credential, Entity, Issuer, Member, Organisation
-from gateway.core.facts import Label
+from gateway.core.facts import Label, Wire
 from gateway.registry.rows import TYPES, Kind, body_of
 from gateway.registry.snapshot import Snapshot
 
@@ -62,6 +63,12 @@ _STATUS: dict[Verb, str] = {
 }
 _FINAL = frozenset({"revoked", "withdrawn"})
 _REASON = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,500}\Z")]
+
+
+_SCOPE = re.compile(
+    rf"downgrade|wire:(?:{'|'.join(Wire)})|model:[a-z0-9][a-z0-9_.:/-]*|class:[a-z0-9_]+-[0-9]+"
+)
+"""The families of ``credential.rego``."""
 
 
 class ChangeRefused(Exception):
@@ -141,6 +148,7 @@ def apply(snapshot: Snapshot, change: Change) -> Applied:
     if before == after:
         raise ChangeRefused(f"The {change.kind} '{after.id}' is so already.", "Nothing to do.")
     _check_instants(after)
+    _check_scopes(after)
     _check_relations(snapshot, before, after)
     return Applied(change.kind, f"{change.kind}.{verb}", before, after, _differing(before, after))
 
@@ -249,6 +257,11 @@ def _check_instants(entity: Entity) -> None:
     if isinstance(entity, Member):
         for vetting in entity.vetting:
             stamps += [vetting.verified_at, vetting.expires_at]
+            if vetting.expires_at is not None and vetting.expires_at <= vetting.verified_at:
+                raise ChangeRefused(
+                    f"The vetting '{vetting.kind}' ends before it begins.",
+                    "Its dates are those of verification and of expiry, in this order.",
+                )
     if isinstance(entity, Credential):
         stamps.append(entity.expires_at)
         if entity.engagement is not None:
@@ -261,6 +274,17 @@ def _check_instants(entity: Entity) -> None:
             raise ChangeRefused(
                 f"'{stamp}' is not a date.", "Write it as 2027-01-31T00:00:00Z."
             ) from None
+
+
+def _check_scopes(entity: Entity) -> None:
+    """A scope that is spelt wrong would narrow nothing, and its key would reach everything."""
+    for scope in entity.scopes if isinstance(entity, Credential) else ():
+        if not _SCOPE.fullmatch(scope):
+            raise ChangeRefused(
+                f"'{_shown(scope)}' is no scope that the rules know.",
+                f"Write wire:<{'|'.join(wire for wire in Wire if wire is not Wire.MODELS)}>, "
+                "model:<id>, class:<domain>-<level> or downgrade.",
+            )
 
 
 def _check_relations(snapshot: Snapshot, before: Entity | None, after: Entity) -> None:

@@ -42,7 +42,7 @@ __all__ = ["MODEL_NOT_FOUND_MESSAGE", "Answer", "Row", "answer", "error_body", "
 LONGEST_TOLD_WAIT_S: Final = 60
 MODEL_NOT_FOUND_MESSAGE: Final = (
     "This model does not exist, or this credential may not use it. "
-    "List the models it may use: GET /v1/models."
+    "List the models it may use: GET /v1/models, with anthropic-version those of Messages."
 )
 
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,128}\Z")

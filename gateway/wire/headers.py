@@ -174,13 +174,14 @@ def client_response_headers(
     error body passes byte for byte.
     """
     anthropic = wire in (Wire.MESSAGES, Wire.COUNT_TOKENS)
-    headers = []
+    headers: list[Header] = []
     for raw_name, value in upstream_headers:
         name = raw_name.lower()
         if len(value.translate(None, UNSAFE)) != len(value):
             continue
         if renamed := _RENAMED.get(name):
-            headers.append((renamed, value))
+            if all(renamed != sent for sent, _ in headers):  # some endpoints send both
+                headers.append((renamed, value))
         elif (
             name in _ANSWERED
             or (status >= _ERROR_STATUS and name in _ANSWERED_WITH_ERRORS)

@@ -136,3 +136,14 @@ def test_an_unforeseen_fault_is_one_line_with_its_place(monkeypatch, capsys):
     assert ended.value.code == EXIT_UNAVAILABLE
     assert f"unforeseen RuntimeError at {__file__}:" in said
     assert "secret" not in said
+
+
+def test_a_command_beside_a_configuration_means_its_gateway_and_no_other(operator, monkeypatch):
+    """Else what is typed beside one gateway's configuration would change a demo's people."""
+    monkeypatch.chdir(operator.home)
+    (operator.home / "sluicegate.yaml").write_text("# a comment\nstate_dir: prod # ours\n")
+    for command in (("status",), ("audit", "tail"), ("org", "add", "acme", "--reason", "x")):
+        assert "prod" in operator.bare(*command, code=EXIT_UNAVAILABLE).err
+    named = operator.bare("status", "--dir", "elsewhere", code=EXIT_UNAVAILABLE)
+    assert "elsewhere" in named.err
+    assert "prod" not in named.err

@@ -221,7 +221,8 @@ async def test_a_client_that_asks_before_it_sends_is_answered_at_once(gate):
     asked = raw.request("/v1/messages", b"", key=gate.keys["red-1"], headers=headers)
     async with raw.connect(gate.port) as connection, asyncio.timeout(3):
         await connection.send(asked)
-        assert (await connection.answer()).status == 413
+        answer = await connection.answer()
+        assert (answer.status, answer.header("connection")) == (413, "close")  # said, and once
         assert await connection.rest() == b""
 
 

@@ -183,3 +183,8 @@ def test_anthropic_notices_pass_and_account_names_do_not():
 def test_an_upstream_error_keeps_its_retry_advice(status, told):
     names = [n for n, _ in client_response_headers(Wire.CHAT, UPSTREAM, status=status)]
     assert (b"retry-after" in names) is (b"x-should-retry" in names) is told
+
+
+def test_an_endpoint_that_gives_two_ids_of_a_call_gives_the_caller_one():
+    sent = [(b"request-id", b"req_1"), (b"x-request-id", b"req_2")]
+    assert client_response_headers(Wire.MESSAGES, sent) == [(b"x-upstream-request-id", b"req_1")]

@@ -80,6 +80,15 @@ async def test_the_author_is_a_label(house):
         (Add("organisation", {"id": "o", "name": "O", "status": "suspended"}), "active"),
         (Add("credential", key_fields("k2", member="nobody", sha256="cd" * 32)), "no member"),
         (Add("credential", key_fields("k2")), "registered already"),
+        *[
+            (Add("credential", key_fields("k2", sha256="cd" * 32, scopes=[scope])), "no scope")
+            for scope in ("modle:m", "wire:chatt", "class:cyber", "downgrades", "model:", "foo")
+        ],
+        (
+            Set("member", "red", {"vetting": [{"kind": "identity", "level": 2,
+             "verified_at": "2027-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z"}]}),
+            "ends before it begins",
+        ),
         (Add("credential", key_fields("k2", sha256="cd")), "$.sha256"),
         (Add("credential", key_fields("k2", sha256="cd" * 32, expires_at="2027-13-01T00:00:00Z")),
          "not a date"),
