@@ -142,7 +142,7 @@ def test_a_command_beside_a_configuration_means_its_gateway_and_no_other(operato
     """Else what is typed beside one gateway's configuration would change a demo's people."""
     monkeypatch.chdir(operator.home)
     (operator.home / "sluicegate.yaml").write_text("# a comment\nstate_dir: prod # ours\n")
-    for command in (("status",), ("audit", "tail"), ("org", "add", "acme", "--reason", "x")):
+    for command in (("status",), ("audit", "tail"), ("member", "list")):
         assert "prod" in operator.bare(*command, code=EXIT_UNAVAILABLE).err
     named = operator.bare("status", "--dir", "elsewhere", code=EXIT_UNAVAILABLE)
     assert "elsewhere" in named.err
