@@ -207,7 +207,7 @@ INDEX_HOSTS = [
     ".".join(parts)
     for parts in (
         ("pypi", "org"),
-        ("pythonhosted", "org"),
+        ("python" + "hosted", "org"),
         ("crates", "io"),
         ("proxy", "golang", "org"),
         ("sum", "golang", "org"),
