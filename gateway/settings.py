@@ -430,6 +430,17 @@ def load(
     return settings
 
 
+def configured_state_dir(path: Path) -> Path:
+    """The state directory that a configuration file and the environment name, whatever else is
+    wrong in them.
+
+    Raises:
+        ConfigurationError: the file is no YAML, or the environment names what there is not.
+    """
+    named = _merge(_read_yaml(path), _read_environment()).get("state_dir")
+    return Path(str(named)) if named else Settings.model_fields["state_dir"].default
+
+
 def _withhold_provider_keys(document: dict[str, Any]) -> None:
     """Put a stand-in, which keeps the settings valid, in the place of every key."""
     upstreams = document.get("upstreams")

@@ -25,7 +25,14 @@ from gateway.app.control import CANNOT_OPEN, open_control_plane
 from gateway.audit.segments import LogCorrupt
 from gateway.cli.serve import read_settings
 from gateway.cli.starting import how_to_start
-from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, fail, warn
+from gateway.cli.terminal import (
+    CONFIGURATION,
+    EXIT_NO,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    fail,
+    warn,
+)
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
 from gateway.control.plane import ControlPlane, latest_rows
 from gateway.core.protocols import LogUnavailable, Position
@@ -38,7 +45,6 @@ from gateway.telemetry import logs
 
 __all__ = ["Gateway", "ask", "reach"]
 
-CONFIGURATION = "sluicegate.yaml"
 PATIENCE_S = 5.0
 """How long to wait for another command, or for a gateway that starts or stops."""
 POLL_S = 0.05

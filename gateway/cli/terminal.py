@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 __all__ = [
+    "CONFIGURATION",
     "DIR",
     "EXIT_NO",
     "EXIT_UNAVAILABLE",
@@ -43,8 +43,13 @@ def _directory(context: typer.Context, parameter: typer.CallbackParam, value: st
     here = Path(CONFIGURATION)
     if named is None or named.name != "DEFAULT" or not here.is_file():
         return value
-    found = re.search(r"^state_dir:[ \t]*(\S+)", here.read_text("utf-8", "replace"), re.MULTILINE)
-    return found[1].strip("\"'") if found is not None else value
+    from gateway.settings import ConfigurationError, configured_state_dir  # not for every command
+
+    try:
+        return str(configured_state_dir(here))
+    except ConfigurationError as error:
+        remedy = f"mend {here}, or name a directory by --dir"
+        fail("; ".join(error.findings), remedy, code=EXIT_USAGE)
 
 
 Directory = Annotated[

@@ -59,12 +59,11 @@ class Bucket(NamedTuple):
         Nothing always fits, even in debt: a call that takes none is not held up.
         """
         after = max(tat, now) + cost * self.interval_ns
-        return after if cost == 0 or after - now <= self.burst * self.interval_ns else None
+        return after if cost == 0 or after - now <= self.burst_ns else None
 
     def remaining(self, tat: int, now: int) -> int:
         """Whole units that may be taken now."""
-        left = self.burst * self.interval_ns - (tat - now if tat > now else 0)
-        return left // self.interval_ns if left > 0 else 0
+        return max(0, (self.burst_ns - max(0, tat - now)) // self.interval_ns)
 
     def retry_ns(self, tat: int, now: int, cost: int) -> int:
         """How long until ``cost`` units fit; 0 where they fit."""

@@ -34,6 +34,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.proxy.exchange import ClientChannel, Headers, Request
+from gateway.wire.framing import BODILESS
 from gateway.wire.headers import combined
 
 __all__ = ["MAX_HEADERS", "MAX_HEAD_BYTES", "Channel", "ClientConnection", "connection_class"]
@@ -75,8 +76,6 @@ _STATUS_LINE = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
-_BODILESS = frozenset({204, 304})
-"""Statuses whose answers have no body, whatever is said (RFC 9110, section 6.4.1)."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 """``struct linger``: on, 0 s; closing the socket resets the connection (socket(7))."""
 _NEVER: Final = float("inf")
@@ -192,7 +191,7 @@ class Channel:
                 self._left = int(value)
             elif name == b"connection":  # the answer to a request that cannot be read to its end
                 said, self.keep_alive = True, False
-        if status in _BODILESS:
+        if status in BODILESS:
             self._without_body = True
         if self._without_body or self._left >= 0:
             self._chunked = False
@@ -237,8 +236,10 @@ class Channel:
         return chunk if more else chunk + b"0\r\n\r\n"
 
     def abort(self) -> None:
-        """Reset the connection: nothing that is still unsent will arrive."""
-        self._connection.reset()
+        """Reset the connection: nothing that is still unsent will arrive. After the answer's end
+        the connection is another request's."""
+        if not self.answered:
+            self._connection.reset()
 
     def on_lost(self, callback: Callable[[], None] | None) -> None:
         """Call back once when the connection is lost, at once if it is already."""

@@ -264,18 +264,22 @@ class Pipeline:
         length = exchange.request.fields.get(b"content-length")
         if length is not None and int(length) > self.settings.max_body_bytes:
             raise Refused(refusals.too_large(self.settings.max_body_bytes))
-        if not exchange.channel.receiving:
-            exchange.body, _ = await exchange.channel.receive()
-            self._hold(exchange, len(exchange.body))
-        else:
+        try:
             exchange.body = await self._receive(exchange)
+        except ConnectionError:
+            exchange.client_lost()
+            raise Refused(refusals.CLIENT_GONE) from None
         exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
         exchange.parsed = request.read_request(exchange.wire, exchange.body)
         exchange.reached = Step.READ
         exchange.clock_step("read", since)
 
     async def _receive(self, exchange: Exchange) -> bytes:
-        """A body that is still on its way."""
+        """The whole body; one that is still on its way is waited for, within its time."""
+        if not exchange.channel.receiving:
+            body, _ = await exchange.channel.receive()
+            self._hold(exchange, len(body))
+            return body
         pieces: list[bytes] = []
         overdue = asyncio.get_running_loop().call_later(
             self.settings.body_timeout_s, exchange.interrupt, refusals.REQUEST_TIMEOUT
@@ -287,9 +291,6 @@ class Pipeline:
                     piece, more = await exchange.channel.receive()
                     self._hold(exchange, len(piece))
                     pieces.append(piece)
-            except ConnectionError:
-                exchange.client_lost()
-                raise Refused(refusals.CLIENT_GONE) from None
             finally:
                 overdue.cancel()
         return b"".join(pieces)

@@ -21,6 +21,7 @@ from gateway.proxy.exchange import Exchange, Headers
 from gateway.proxy.upstream import UpstreamFailed, UpstreamResponse
 from gateway.wire import headers
 from gateway.wire.answers import AnswerFacts, read_answer
+from gateway.wire.framing import BODILESS
 from gateway.wire.sse import StreamReader
 
 __all__ = ["Relay"]
@@ -38,7 +39,6 @@ CONTENT_POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
 """Error codes of a provider's 403 that speak of the request, not of our account."""
-BODILESS = frozenset({204, 304})
 HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = 403
 HTTP_REDIRECTION = 300

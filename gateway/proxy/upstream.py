@@ -128,8 +128,14 @@ class _Endpoint:
             self.give_up(connection)
         if self._kept and self._open >= self.settings.max_connections:
             self.give_up(self._kept.popleft()[1])
-        connection = await self._connect()
-        self._open += 1
+        self._open += 1  # before it is: others who connect meanwhile count it
+        connected = False
+        try:
+            connection = await self._connect()
+            connected = True
+        finally:
+            if not connected:
+                self._open -= 1
         return connection
 
     async def _connect(self) -> UpstreamConnection:

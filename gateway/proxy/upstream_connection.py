@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import httptools
 
 from gateway.core.reasons import Reason
+from gateway.wire.framing import BODILESS
 
 __all__ = ["UpstreamConnection", "UpstreamFailed"]
 
@@ -29,7 +30,6 @@ MAX_IN_ADVANCE: Final = 16
 _LEAST, _MOST = 100, 599
 _SWITCHING_PROTOCOLS: Final = 101
 _OK: Final = 200
-_BODILESS: Final = frozenset({204, 304})
 
 
 class UpstreamFailed(Exception):
@@ -257,7 +257,7 @@ class UpstreamConnection(asyncio.Protocol):
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if len(lengths) + len(codings) > 1 or any(c.lower() != b"chunked" for c in codings):
             raise _Odd("framed in two ways, or in one that is not asked for")
-        self._until_end = not lengths and not codings and status not in _BODILESS
+        self._until_end = not lengths and not codings and status not in BODILESS
         self.begun = True
 
     def on_body(self, body: bytes) -> None:  # noqa: D102

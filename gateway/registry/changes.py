@@ -66,7 +66,7 @@ _REASON = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,500}\Z")]
 
 
 _SCOPE = re.compile(
-    rf"downgrade|wire:(?:{'|'.join(Wire)})|model:[a-z0-9][a-z0-9_.:/-]*|class:[a-z0-9_]+-[0-9]+"
+    rf"downgrade|wire:(?:{'|'.join(Wire)})|model:[a-z0-9][a-z0-9_.:/-]*|class:[a-z0-9][a-z0-9_.-]*-[0-9]"
 )
 """The families of ``credential.rego``."""
 

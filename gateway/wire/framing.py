@@ -13,7 +13,10 @@ from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal
 from gateway.wire.headers import UNSAFE, Fields
 
-__all__ = ["check_framing"]
+__all__ = ["BODILESS", "check_framing"]
+
+BODILESS: Final = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever is said (RFC 9110, section 6.4.1)."""
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}\Z")

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.decision import Decision, Effect
+from gateway.core.permit import Permit, Target
+from gateway.core.protocols import Position, Unreserved
+
 
 class ValkeyServer:
     """A Valkey on a fixed port of 127.0.0.1, empty at each start, with no password.
@@ -97,3 +101,16 @@ def valkey_factory(tmp_path: Path) -> Iterator[Callable[..., ValkeyServer]]:
 def valkey_server(valkey_factory: Callable[..., ValkeyServer]) -> ValkeyServer:
     """A started Valkey of this test's own; mark the test with ``needs("valkey")``."""
     return valkey_factory()
+
+
+@pytest.fixture
+def permit() -> Permit:
+    """Leave to send an empty document to the endpoint ``it``."""
+    return Permit(
+        request_id="req_1",
+        decision=Decision(effect=Effect.ALLOW),
+        reservation=Unreserved(),
+        intent=Position("log", 1),
+        target=Target(endpoint="it", path="/v1/messages", model="m", catalogue_id="m"),
+        body=b"{}",
+    )

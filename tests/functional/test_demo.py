@@ -98,6 +98,14 @@ def test_the_tour_walks_its_eight_steps_on_a_terminal(tmp_path):
         assert terminal.close() == 0
 
 
+def test_ctrl_c_at_a_prompt_ends_the_demo_without_enter(tmp_path):
+    terminal = Terminal(arguments(tmp_path / "demo"))
+    try:
+        terminal.until("[Enter]")
+    finally:
+        assert terminal.close() == 0
+
+
 def test_the_tour_walks_again_where_keys_and_people_were_taken_back(tmp_path):
     directory = tmp_path / "demo"
     terminal = Terminal([*arguments(directory), "--no-tour"])

@@ -47,6 +47,16 @@ lab-opus:
   created_at: "2026-10-01T00:00:00Z"
   requires: {networks: [evaluation-lab]}
 """
+HOMELESS = """
+homeless-1:
+  id: homeless-1
+  display_name: A model whose endpoint is in no settings
+  endpoint: nowhere
+  wires: [chat]
+  stage: general
+  created_at: "2026-10-01T00:00:00Z"
+  restricted: false
+"""
 INSIDE, OUTSIDE = "192.0.2.7", "198.51.100.9"
 
 
@@ -62,7 +72,7 @@ async def upstream():
 async def gate(tmp_path_factory, upstream):
     running = Gate(tmp_path_factory.mktemp("gate"), upstream.url, SETTINGS)
     with running.data("models").open("a") as catalogue:
-        catalogue.write(LAB_MODEL)
+        catalogue.write(LAB_MODEL + HOMELESS)
     await running.start()
     try:
         await running.organisation()
@@ -213,6 +223,17 @@ async def test_a_refused_request_that_ends_soon_keeps_its_connection(gate):
             await asyncio.sleep(pause)
         await connection.send(raw.request("/v1/models", key=gate.keys["red-1"]))
         assert (await connection.answer()).status == 200
+
+
+async def test_a_model_that_no_endpoint_serves_is_not_listed(gate):
+    key = gate.keys["red-1"]
+    listed = json.loads((await raw.call(gate.port, "/v1/models", key=key)).body)["data"]
+    names = {entry["id"] for entry in listed}
+    assert "gpt-5.5" in names
+    assert "homeless-1" not in names
+    body = body_for("chat", "homeless-1")
+    answer = await raw.call(gate.port, "/v1/chat/completions", body, key=key)
+    assert b"No endpoint is configured" in answer.body  # the control: it is allowed
 
 
 async def test_a_client_that_asks_before_it_sends_is_answered_at_once(gate):

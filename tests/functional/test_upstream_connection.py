@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.decision import Decision, Effect
-from gateway.core.permit import Permit, Target
-from gateway.core.protocols import Position, Unreserved
 from gateway.core.reasons import Reason
 from gateway.proxy.upstream import REST_S, Upstreams
 from gateway.proxy.upstream_connection import (
@@ -29,18 +26,6 @@ from tests.support.certificates import self_signed
 HEAD = b"HTTP/1.1 200 OK\r\n"
 LENGTH = HEAD + b"content-length: 3\r\n\r\nabc"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n2;ext=1\r\nbc\r\n0\r\n\r\n"
-
-
-@pytest.fixture
-def permit() -> Permit:
-    return Permit(
-        request_id="req_1",
-        decision=Decision(effect=Effect.ALLOW),
-        reservation=Unreserved(),
-        intent=Position("log", 1),
-        target=Target(endpoint="it", path="/v1/messages", model="m", catalogue_id="m"),
-        body=b"{}",
-    )
 
 
 class Endpoint:
