@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,8 @@ from gateway.audit.records import FactsRef
 from gateway.audit.seal import SealError, open_sealed
 from gateway.audit.segments import (
     CHECKPOINT,
+    HEADER,
+    MAX_PAYLOAD,
     RECORD,
     SEALED,
     Frame,
@@ -32,7 +34,7 @@ from gateway.audit.segments import (
 )
 from gateway.audit.tlog import inclusion_proof, leaf_hash, root_of
 
-__all__ = ["Entry", "LogReader"]
+__all__ = ["Batch", "Entry", "LogReader", "Position"]
 
 POLL_S = 0.2
 
@@ -65,6 +67,23 @@ class Entry:
         return open_sealed(self.sealed, subject_key, record["request_id"], self.seq, ref)
 
 
+class Position(NamedTuple):
+    """Between two batches: a segment's name, the byte offset there, the leaf index that follows."""
+
+    segment: str
+    offset: int
+    seq: int
+
+
+class Batch(NamedTuple):
+    """Records that were made durable together, the signed checkpoint over all so far, and where
+    the batch ends."""
+
+    entries: list[Entry]
+    checkpoint: bytes
+    end: Position
+
+
 class LogReader:
     """Reads the log of one directory; takes no lock and writes nothing.
 
@@ -95,30 +114,68 @@ class LogReader:
             LogCorrupt: a segment that is not the last does not end with a checkpoint.
             OSError: a segment cannot be read.
         """
-        path: Path | None = None
-        offset = seq = 0
+        position: Position | None = None
         while True:
-            path, after = self._locate(path, start)
-            if path is not None:
-                data = _read_from(path, offset)
-                done = 0
-                if offset == 0:
-                    done, seq = _opening(data, path.stem)
-                for batch in _batches(data, done) if offset or done else ():
-                    for entry in _entries(batch, path.name, offset, seq):
-                        seq = entry.seq + 1
-                        if entry.seq >= start:
-                            yield entry
-                    done = batch[-1].end
-                offset += done
-                if after is not None:
-                    if done < len(data):
-                        raise LogCorrupt(path.name, offset, seq, "the segment is damaged here")
-                    path, offset = after, 0
-                    continue
+            for batch in self.batches(position, start=start):
+                position = batch.end
+                yield from (entry for entry in batch.entries if entry.seq >= start)
             if not follow or stop():
                 return
             time.sleep(poll_s)
+
+    def batches(self, after: Position | None = None, *, start: int = 0) -> Iterator[Batch]:
+        """The whole batches that lie on disk by now, in order.
+
+        Args:
+            after: where the last one seen ended; reading goes on there.
+            start: else, a leaf index: begin with the segment that holds it.
+
+        Raises:
+            LogCorrupt: a segment that is not the last does not end with a checkpoint, or ``after``
+                is not a place in this log.
+            OSError: a segment cannot be read.
+        """
+        segments = segment_files(self._directory)
+        if after is None:
+            before = [path for path in segments if int(path.stem) <= start]
+            first, offset, seq = before[-1:] or segments[:1], 0, 0
+        else:
+            first = [path for path in segments if path.name == after.segment]
+            offset, seq = after.offset, after.seq
+            if not first or offset > first[0].stat().st_size:
+                raise LogCorrupt(after.segment, offset, seq, "the log was longer when last read")
+        left = [*first, *(path for path in segments if first and path > first[0])]
+        for path, following in zip_longest(left, left[1:]):
+            data = _read_from(path, offset)
+            done = 0
+            if offset == 0:
+                done, seq = _opening(data, path.stem)
+            for found in _batches(data, done) if offset or done else ():
+                entries = list(_entries(found, path.name, offset, seq))
+                seq += len(entries)
+                done = found[-1].end
+                end = Position(path.name, offset + done, seq)
+                yield Batch(entries, found[-1].payload, end)
+            if following is not None and done < len(data):
+                raise LogCorrupt(path.name, offset + done, seq, "the segment is damaged here")
+            offset = 0
+
+    def raw(self, segment: str, offset: int) -> bytes:
+        """The exact bytes of the record whose frame lies at ``offset`` of a segment.
+
+        Raises:
+            LogCorrupt: there is no intact record.
+            OSError: the segment cannot be read.
+        """
+        with (self._directory / segment).open("rb") as file:
+            file.seek(offset)
+            head = file.read(HEADER.size)
+            length = HEADER.unpack(head)[0] if len(head) == HEADER.size else 0
+            data = head + file.read(min(length, MAX_PAYLOAD))
+        found = next(frames(data, 0), None)
+        if found is None or found.kind != RECORD:
+            raise LogCorrupt(segment, offset, 0, "there is no record here")
+        return found.payload
 
     def find(self, seq: int) -> Entry | None:
         """The record at leaf ``seq``."""
@@ -177,15 +234,6 @@ class LogReader:
             for entry in self.entries()
             if needle in entry.raw and entry.json().get(name) == value
         ]
-
-    def _locate(self, path: Path | None, start: int) -> tuple[Path | None, Path | None]:
-        """The segment to read (the one with ``start`` at first) and the one after it, if any."""
-        segments = segment_files(self._directory)
-        if path is None:
-            before = [segment for segment in segments if int(segment.stem) <= start]
-            path = before[-1] if before else next(iter(segments), None)
-        later = [segment for segment in segments if path is not None and segment > path]
-        return path, next(iter(later), None)
 
 
 def _read_from(path: Path, offset: int) -> bytes:

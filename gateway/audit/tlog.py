@@ -2,21 +2,26 @@
 
 ``Tree`` grows by one leaf hash at a time and keeps only its frontier: the roots of the perfect
 subtrees that its size is the sum of, largest first (at most 64 hashes). Proofs are made from the
-list of all leaf hashes and checked against roots alone (RFC 9162 sections 2.1.3 and 2.1.4, which
-give the verification algorithms that RFC 6962 leaves to the reader).
+list of all leaf hashes, or of any tree that gives its subtrees' roots (``tiles``), and checked
+against roots alone (RFC 9162 sections 2.1.3 and 2.1.4, which give the verification algorithms that
+RFC 6962 leaves to the reader).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
 __all__ = [
     "EMPTY_ROOT",
+    "Subtree",
     "Tree",
+    "consistency_path",
     "consistency_proof",
+    "inclusion_path",
     "inclusion_proof",
     "leaf_hash",
+    "node_hash",
     "root_of",
     "verify_consistency",
     "verify_inclusion",
@@ -25,13 +30,17 @@ __all__ = [
 EMPTY_ROOT = sha256(b"").digest()
 """The root of a tree without leaves."""
 
+Subtree = Callable[[int, int], bytes]
+"""Start and size in leaves, to the root over them (section 2.1)."""
+
 
 def leaf_hash(data: bytes) -> bytes:
     """``SHA256(0x00 || data)``."""
     return sha256(b"\x00" + data).digest()
 
 
-def _node(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """``SHA256(0x01 || left || right)``."""
     return sha256(b"\x01" + left + right).digest()
 
 
@@ -63,7 +72,7 @@ class Tree:
         """Add one leaf hash."""
         frontier, size = self._frontier, self.size
         while size & 1:
-            leaf = _node(frontier.pop(), leaf)
+            leaf = node_hash(frontier.pop(), leaf)
             size >>= 1
         frontier.append(leaf)
         self.size += 1
@@ -74,7 +83,7 @@ class Tree:
             return EMPTY_ROOT
         root = self._frontier[-1]
         for left in reversed(self._frontier[:-1]):
-            root = _node(left, root)
+            root = node_hash(left, root)
         return root
 
 
@@ -97,17 +106,26 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     Raises:
         ValueError: there is no such leaf.
     """
-    if not 0 <= index < len(leaves):
-        raise ValueError(f"no leaf {index} in a tree of {len(leaves)}")
+    return inclusion_path(_over(leaves), index, len(leaves))
+
+
+def inclusion_path(subtree: Subtree, index: int, size: int) -> list[bytes]:
+    """The same of any tree whose subtrees' roots can be asked for.
+
+    Raises:
+        ValueError: there is no such leaf.
+    """
+    if not 0 <= index < size:
+        raise ValueError(f"no leaf {index} in a tree of {size}")
     path: list[bytes] = []
-    start, size = 0, len(leaves)
+    start = 0
     while size > 1:
         left = _split(size)
         if index - start < left:
-            path.append(root_of(leaves[start + left : start + size]))
+            path.append(subtree(start + left, size - left))
             size = left
         else:
-            path.append(root_of(leaves[start : start + left]))
+            path.append(subtree(start, left))
             start, size = start + left, size - left
     path.reverse()
     return path
@@ -121,24 +139,37 @@ def consistency_proof(leaves: Sequence[bytes], old: int) -> list[bytes]:
     Raises:
         ValueError: ``old`` is not a size that the tree has had.
     """
-    if not 0 <= old <= len(leaves):
-        raise ValueError(f"a tree of {len(leaves)} leaves never had {old}")
-    if old in (0, len(leaves)):
+    return consistency_path(_over(leaves), old, len(leaves))
+
+
+def consistency_path(subtree: Subtree, old: int, size: int) -> list[bytes]:
+    """The same of any tree whose subtrees' roots can be asked for.
+
+    Raises:
+        ValueError: ``old`` is not a size that the tree has had.
+    """
+    if not 0 <= old <= size:
+        raise ValueError(f"a tree of {size} leaves never had {old}")
+    if old in (0, size):
         return []
     path: list[bytes] = []
-    start, size, whole = 0, len(leaves), True
+    start, whole = 0, True
     while old - start != size:
         left = _split(size)
         if old - start <= left:
-            path.append(root_of(leaves[start + left : start + size]))
+            path.append(subtree(start + left, size - left))
             size = left
         else:
-            path.append(root_of(leaves[start : start + left]))
+            path.append(subtree(start, left))
             start, size, whole = start + left, size - left, False
     if not whole:
-        path.append(root_of(leaves[start : start + size]))
+        path.append(subtree(start, size))
     path.reverse()
     return path
+
+
+def _over(leaves: Sequence[bytes]) -> Subtree:
+    return lambda start, size: root_of(leaves[start : start + size])
 
 
 def verify_inclusion(
@@ -152,11 +183,11 @@ def verify_inclusion(
         if last == 0:
             return False
         if node & 1 or node == last:
-            computed = _node(sibling, computed)
+            computed = node_hash(sibling, computed)
             while not node & 1 and node:
                 node, last = node >> 1, last >> 1
         else:
-            computed = _node(computed, sibling)
+            computed = node_hash(computed, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and computed == root
 
@@ -180,10 +211,10 @@ def verify_consistency(
         if last == 0:
             return False
         if node & 1 or node == last:
-            first, second = _node(sibling, first), _node(sibling, second)
+            first, second = node_hash(sibling, first), node_hash(sibling, second)
             while not node & 1 and node:
                 node, last = node >> 1, last >> 1
         else:
-            second = _node(second, sibling)
+            second = node_hash(second, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and first == old_root and second == root
