@@ -80,7 +80,8 @@ class Gateway(_Part, frozen=True, kw_only=True):
 
 
 class SubjectRef(_Part, frozen=True, kw_only=True):
-    """Who asked. ``credential`` is a registry id or a keyed hash, never the credential."""
+    """Who asked. ``credential`` is a registry id or a keyed hash, never the credential; ``tiers``
+    are the levels by domain that the decision saw, before the organisation's caps."""
 
     id: str
     org: str
@@ -89,6 +90,7 @@ class SubjectRef(_Part, frozen=True, kw_only=True):
     cred_kind: str
     bound: str = "none"
     engagement: str = ""
+    tiers: dict[str, int] = {}
 
 
 class SourceRef(_Part, frozen=True, kw_only=True):

@@ -116,6 +116,16 @@ class Principal(Struct, frozen=True):
     epoch: int = 0
     subject_key: bytes = b""
 
+    @property
+    def tiers(self) -> dict[Label, Level]:
+        """The member's levels by domain, as far as the token's claims let them through."""
+        cap = self.tiers_cap
+        if cap is None:
+            return self.member.tiers
+        return {
+            domain: min(level, cap.get(domain, 0)) for domain, level in self.member.tiers.items()
+        }
+
     def __repr__(self) -> str:
         # Shown in logs and tracebacks: ids alone, never the subject key.
         return f"Principal(member={self.member.id!r}, credential_id={self.credential_id!r})"

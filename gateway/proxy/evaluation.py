@@ -40,16 +40,12 @@ _NO_TARGETS = Targets(named=0, out_of_scope=0)
 def subject_of(principal: Principal) -> Subject:
     """The subject that a principal is; a token's claims narrow its tiers and never raise them."""
     member, organisation = principal.member, principal.organisation
-    cap = principal.tiers_cap
-    tiers = dict(member.tiers)
-    if cap is not None:
-        tiers = {domain: min(level, cap.get(domain, 0)) for domain, level in tiers.items()}
     return Subject(
         type=member.kind,
         id=member.id,
         properties=SubjectProperties(
             status=member.status,
-            tiers=tiers,
+            tiers=principal.tiers,
             roles=member.roles,
             purposes=member.purposes,
             vetting=member.vetting,

@@ -218,6 +218,7 @@ def _subject(principal: Principal) -> SubjectRef:
         cred_kind=principal.kind,
         bound=principal.bound,
         engagement=principal.engagement.id if principal.engagement is not None else "",
+        tiers=principal.tiers,
     )
 
 
