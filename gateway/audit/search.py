@@ -1,0 +1,390 @@
+"""Questions to the index, and hits that prove themselves.
+
+A hit is read again in its log, its audit path is made from the index's tiles and followed to the
+root of a checkpoint that the log's key signed, and what it was found by is looked for in its own
+bytes. So an index can hide a record, but not invent or bend one; against hiding there is
+``rebuild-index``, and the contiguous sequence that ``report completeness`` counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from gateway.audit.index import (
+    COUNTED,
+    HOUR_NS,
+    Index,
+    IndexDamaged,
+    Log,
+    damaged_if_unreadable,
+)
+from gateway.audit.note import Checkpoint, NoteError, parse_checkpoint
+from gateway.audit.proof import format_proof
+from gateway.audit.read import LogReader
+from gateway.audit.segments import LogCorrupt, segment_name
+from gateway.audit.terms import DIMENSIONS, Term, terms_of, text_terms, words_of
+from gateway.audit.tiles import subtree_of
+from gateway.audit.tlog import Subtree, inclusion_path, leaf_hash, verify_inclusion
+
+__all__ = ["Count", "Hit", "Query", "Search"]
+
+MAX_NS = (1 << 63) - 1
+_MATCHED = 10_000
+"""Records of a filter beyond which its counts are not made: narrow it."""
+
+_FEW = 2_000
+"""A word may stand in any number of records; it is the source unless a term has fewer than this."""
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """What is asked: all of it must hold.
+
+    Attributes:
+        terms: values of one dimension are alternatives; dimensions narrow one another.
+        text: words, all of which stand in the record; ``mythos*`` is the beginning of one.
+        name: a request id or a decision id.
+        since: nanoseconds since the epoch, included.
+        until: nanoseconds since the epoch, not included.
+    """
+
+    terms: tuple[Term, ...] = ()
+    text: str = ""
+    name: str = ""
+    since: int = 0
+    until: int = MAX_NS
+
+    def by_dimension(self) -> dict[str, list[str]]:
+        """The wanted values of each dimension.
+
+        Raises:
+            ValueError: there is no such dimension.
+        """
+        wanted: dict[str, list[str]] = {}
+        for dimension, value in self.terms:
+            if dimension not in DIMENSIONS:
+                known = ", ".join(sorted(DIMENSIONS))
+                raise ValueError(f"there is no dimension {dimension!r}; there are: {known}")
+            wanted.setdefault(dimension, []).append(value)
+        return wanted
+
+
+class Hit(NamedTuple):
+    """A record that was read in its log just now, and the proof that the log holds it."""
+
+    id: int
+    shard: str
+    seq: int
+    raw: bytes
+    path: list[bytes]
+    checkpoint: Checkpoint
+
+    def json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        value: dict[str, Any] = msgspec.json.decode(self.raw)
+        return value
+
+    def proof(self) -> bytes:
+        """The receipt (c2sp.org/tlog-proof)."""
+        return format_proof(self.seq, self.path, self.checkpoint.note)
+
+
+class Count(NamedTuple):
+    """How many calls had a value, by effect, most first."""
+
+    value: str
+    calls: int
+    effects: dict[str, int]
+
+
+class _Place(NamedTuple):
+    """Where the index says that a record lies."""
+
+    id: int
+    log: int
+    seq: int
+    segment: int
+    offset: int
+
+
+class Search:
+    """Asks an index.
+
+    Args:
+        index: brought up to date by the caller, who also closes it.
+        logs: all logs of the directory, by shard.
+    """
+
+    def __init__(self, index: Index, logs: dict[str, Log]) -> None:
+        self._index = index
+        self._logs = logs
+        self._checkpoints: dict[int, tuple[str, Checkpoint]] = {}
+        self._subtrees: dict[int, Subtree] = {}
+
+    def hits(self, query: Query, *, before: int = MAX_NS, limit: int = 50) -> list[Hit]:
+        """The latest records that match, latest first.
+
+        Args:
+            query: what is asked.
+            before: only records with a smaller id: the last of the page before.
+            limit: at most so many.
+
+        Raises:
+            ValueError: a dimension or the text is malformed.
+            IndexDamaged: the index says what the logs do not.
+            LogCorrupt: a record or a checkpoint is damaged.
+            OSError: a log cannot be read.
+        """
+        with damaged_if_unreadable():
+            return [self._proven(place, query) for place in self._places(query, before, limit)]
+
+    def counts(self, dimension: str, query: Query, *, top: int = 20) -> list[Count]:
+        """How many calls had each value of a dimension, and what became of them.
+
+        Only a query by time and effect is counted exactly for any number of calls; one with other
+        terms up to 10,000 records.
+
+        Raises:
+            ValueError: the dimension is not counted, or too many records match.
+            IndexDamaged: the index cannot be read.
+        """
+        if dimension not in COUNTED:
+            raise ValueError(f"{dimension!r} is not counted; these are: {', '.join(COUNTED)}")
+        plain = not query.text and not query.name
+        with damaged_if_unreadable():
+            if plain and query.by_dimension().keys() <= {"effect"}:
+                return self._rolled_up(dimension, query, top)
+            return self._counted(dimension, query, top)
+
+    # Where
+
+    def _places(self, query: Query, before: int, limit: int) -> list[_Place]:
+        clauses, values = self._conditions(query)
+        if clauses is None:
+            return []
+        first, last = query.since, min(query.until, before) - 1
+        driver, *rest = clauses
+        where = " AND ".join(rest) if rest else "1"
+        statement = (
+            f"SELECT r.id, r.log, r.seq, r.segment, r.offset FROM ({driver}) AS d"
+            f" JOIN records AS r ON r.id = d.record WHERE {where}"
+            " ORDER BY d.record DESC LIMIT :limit"
+        )
+        bound = {**values, "first": first, "last": last, "limit": limit}
+        return [_Place(*row) for row in self._index.database.execute(statement, bound)]
+
+    def _conditions(self, query: Query) -> tuple[list[str] | None, dict[str, Any]]:
+        """The rarest condition as a source of ids in descending order, the others as tests of
+        ``r.id``; ``None`` where nothing can match."""
+        values: dict[str, Any] = {}
+        found: list[tuple[int, str, str]] = []  # records, as source, as test
+        between = "BETWEEN :first AND :last"
+        for at, (dimension, wanted) in enumerate(query.by_dimension().items()):
+            terms = self._numbers(dimension, wanted)
+            if not terms:
+                return None, {}
+            names = []
+            for index, (number, _) in enumerate(terms):
+                name = f"t{at}_{index}"
+                values[name] = number
+                names.append(f":{name}")
+            sources = " UNION ".join(
+                f"SELECT record FROM postings WHERE term = {name} AND record {between}"
+                for name in names
+            )
+            test = (
+                "EXISTS (SELECT 1 FROM postings AS p"
+                f" WHERE p.term IN ({', '.join(names)}) AND p.record = r.id)"
+            )
+            found.append((sum(count for _, count in terms), sources, test))
+        if query.name:
+            values["name"] = query.name
+            source = f"SELECT record FROM names WHERE name = :name AND record {between}"
+            test = "EXISTS (SELECT 1 FROM names AS n WHERE n.name = :name AND n.record = r.id)"
+            found.append((0, source, test))
+        if query.text:
+            values["words"] = _match(query.text)
+            source = (
+                f"SELECT rowid AS record FROM words WHERE words MATCH :words AND rowid {between}"
+            )
+            test = "EXISTS (SELECT 1 FROM words WHERE words MATCH :words AND rowid = r.id)"
+            found.append((_FEW, source, test))
+        if not found:
+            return [f"SELECT id AS record FROM records WHERE id {between}"], values
+        found.sort(key=lambda each: each[0])
+        return [
+            f"{found[0][1]} ORDER BY record DESC",
+            *(test for _, _, test in found[1:]),
+        ], values
+
+    def _numbers(self, dimension: str, wanted: Sequence[str]) -> list[tuple[int, int]]:
+        """The terms that are known, and how many records have each."""
+        return [
+            row
+            for value in dict.fromkeys(wanted)
+            for row in self._index.database.execute(
+                "SELECT id, records FROM terms WHERE dimension = ? AND value = ?",
+                (dimension, value),
+            )
+        ]
+
+    # Proof
+
+    def _proven(self, place: _Place, query: Query) -> Hit:
+        shard, checkpoint = self._checkpoint(place.log)
+        reader = LogReader(self._logs[shard].directory)
+        segment = segment_name(place.segment)
+        try:
+            raw = reader.raw(segment, place.offset)
+        except (LogCorrupt, OSError) as error:
+            raise IndexDamaged(
+                f"it says that {shard}#{place.seq} lies where it does not"
+            ) from error
+        try:
+            path = inclusion_path(self._subtree(place.log), place.seq, checkpoint.size)
+        except ValueError as error:
+            raise IndexDamaged(str(error)) from error
+        leaf = leaf_hash(raw)
+        if not verify_inclusion(leaf, place.seq, checkpoint.size, path, checkpoint.root):
+            raise IndexDamaged(f"{shard}#{place.seq} is not what was signed")
+        hit = Hit(place.id, shard, place.seq, raw, path, checkpoint)
+        if not self._answers(hit, place.log, query):
+            raise IndexDamaged(f"it says of {shard}#{place.seq} what the record does not")
+        return hit
+
+    def _checkpoint(self, number: int) -> tuple[str, Checkpoint]:
+        """A log's shard, and the signed checkpoint that its tiles lead to."""
+        if number not in self._checkpoints:
+            shard, note = self._index.database.execute(
+                "SELECT shard, checkpoint FROM logs WHERE id = ?", (number,)
+            ).fetchone()
+            try:
+                checkpoint = parse_checkpoint(bytes(note), self._logs[shard].keys)
+            except NoteError as error:
+                raise IndexDamaged(f"its checkpoint of {shard}: {error}") from error
+            self._checkpoints[number] = shard, checkpoint
+        return self._checkpoints[number]
+
+    def _subtree(self, log: int) -> Subtree:
+        """The roots of a log's subtrees; the hits of a page share most of them."""
+        if log not in self._subtrees:
+            self._subtrees[log] = cache(
+                subtree_of(lambda level, number: self._index.tile(log, level, number))
+            )
+        return self._subtrees[log]
+
+    def _answers(self, hit: Hit, log: int, query: Query) -> bool:
+        """Whether the bytes of a hit are an answer to the query."""
+        record = hit.json()
+        intent = None
+        if record["type"] == "access.outcome" and query.terms:
+            place = self._index.database.execute(
+                "SELECT segment, offset FROM records WHERE log = ? AND seq = ?",
+                (log, record["parent"]),
+            ).fetchone()
+            if place is not None:
+                reader = LogReader(self._logs[hit.shard].directory)
+                intent = msgspec.json.decode(reader.raw(segment_name(place[0]), place[1]))
+                if intent.get("request_id") != record["request_id"]:
+                    return False
+        terms = set(terms_of(record, intent))
+        words = words_of(record) if query.text else set()
+        return (
+            all(
+                any((dimension, value) in terms for value in wanted)
+                for dimension, wanted in query.by_dimension().items()
+            )
+            and all(
+                word in words or (begins and any(each.startswith(word) for each in words))
+                for word, begins in text_terms(query.text)
+            )
+            and query.name in ("", record.get("request_id"), record.get("decision_id"))
+        )
+
+    # Counts
+
+    def _rolled_up(self, dimension: str, query: Query, top: int) -> list[Count]:
+        """Whole hours from the counts, the hours at both ends from their records."""
+        first = -(-query.since // HOUR_NS)
+        last = query.until // HOUR_NS
+        effects = [number for number, _ in self._effects(query)]
+        if query.by_dimension() and not effects:
+            return []
+        chosen = f" AND c.effect IN ({', '.join('?' * len(effects))})" if effects else ""
+        if first > last:
+            spans = [(query.since, query.until)]
+        else:
+            spans = [(query.since, first * HOUR_NS), (last * HOUR_NS, query.until)]
+        whole_hours = (
+            "SELECT c.term, c.effect, c.records FROM counts AS c"
+            f" WHERE c.dimension = ? AND c.hour >= ? AND c.hour < ?{chosen}"
+        )
+        parts = [whole_hours]
+        values: list[Any] = [dimension, first, last, *effects]
+        for start, end in spans:
+            if start >= end:
+                continue
+            parts.append(
+                "SELECT p.term, r.effect, 1 FROM records AS r"
+                " JOIN terms AS t ON t.dimension = ?"
+                " JOIN postings AS p ON p.term = t.id AND p.record = r.id"
+                f" WHERE r.id >= ? AND r.id < ?{_calls(dimension)}"
+                + chosen.replace("c.effect", "r.effect")
+            )
+            values += [dimension, start, end, *effects]
+        return self._tallied(" UNION ALL ".join(parts), values, top)
+
+    def _counted(self, dimension: str, query: Query, top: int) -> list[Count]:
+        places = self._places(query, MAX_NS, _MATCHED + 1)
+        if len(places) > _MATCHED:
+            raise ValueError(f"more than {_MATCHED:,} records match: narrow it by time or a filter")
+        statement = (
+            "SELECT p.term, r.effect, 1 FROM json_each(?) AS m JOIN records AS r ON r.id = m.value"
+            " JOIN postings AS p ON p.record = r.id"
+            f" WHERE p.term IN (SELECT id FROM terms WHERE dimension = ?){_calls(dimension)}"
+        )
+        ids = msgspec.json.encode([place.id for place in places]).decode()
+        return self._tallied(statement, [ids, dimension], top)
+
+    def _effects(self, query: Query) -> list[tuple[int, int]]:
+        return self._numbers("effect", query.by_dimension().get("effect", []))
+
+    def _tallied(self, statement: str, values: Sequence[Any], top: int) -> list[Count]:
+        rows = self._index.database.execute(
+            "WITH found (term, effect, records) AS (" + statement + "),"
+            " most AS (SELECT term, sum(records) AS calls FROM found GROUP BY term"
+            " ORDER BY calls DESC, term LIMIT ?)"
+            " SELECT t.value, coalesce(e.value, ''), sum(f.records), m.calls FROM most AS m"
+            " JOIN found AS f ON f.term = m.term JOIN terms AS t ON t.id = m.term"
+            " LEFT JOIN terms AS e ON e.id = f.effect"
+            " GROUP BY m.term, f.effect ORDER BY m.calls DESC, t.value, e.value",
+            [*values, top],
+        )
+        found: dict[str, Count] = {}
+        for value, effect, records, calls in rows:
+            found.setdefault(value, Count(value, calls, {})).effects[effect or "-"] = records
+        return list(found.values())
+
+
+def _calls(dimension: str) -> str:
+    """A call is counted where it was decided; how it ended stands in its outcome."""
+    return "" if dimension == "status" else " AND r.effect > 0"
+
+
+def _match(text: str) -> str:
+    """The FTS5 query: every word in quotes, so that none is an operator.
+
+    Raises:
+        ValueError: there is no word in it.
+    """
+    words = [
+        '"' + word.replace('"', '""') + '"' + ("*" if begins else "")
+        for word, begins in text_terms(text)
+    ]
+    if not words:
+        raise ValueError("the text holds no word")
+    return " AND ".join(words)
