@@ -4,6 +4,7 @@ audit/<shard>/      one log for each writing process
 heads/<shard>       its newest checkpoint, kept outside the log
 keys/               0700: log signing keys, the registry's MAC key, the pseudonym key
 vkeys/<shard>       public log keys: copy them to whoever verifies
+index.sqlite        what searches use; made from the logs, and may be deleted
 registry.db         the registry
 control.sock        0600: commands; bus.sock (0600): news to data workers
 demo.json           only in a demo's directory
@@ -82,6 +83,11 @@ class StateDirectory:
         if not directory.is_dir():
             return {}
         return {path.name: path.read_text().strip() for path in sorted(directory.iterdir())}
+
+    @property
+    def index(self) -> Path:
+        """What searches use."""
+        return self.root / "index.sqlite"
 
     @property
     def registry(self) -> Path:

@@ -8,7 +8,8 @@ bytes. So an index can hide a record, but not invent or bend one; against hiding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ MAX_NS = (1 << 63) - 1
 _MATCHED = 10_000
 """Records of a filter beyond which its counts are not made: narrow it."""
 
+_FILTER = re.compile(r"([a-z]+)=(.+)", re.DOTALL)
+_SHORT = {"org": "organisation"}
 _FEW = 2_000
 """A word may stand in any number of records; it is the source unless a term has fewer than this."""
 
@@ -58,6 +61,47 @@ class Query(Struct, frozen=True, kw_only=True):
     since: int = 0
     until: int = MAX_NS
 
+    @classmethod
+    def parse(cls, typed: Iterable[str], *, since: int | None, until: int | None) -> Query:
+        """What was typed: ``dimension=value``, ``id=ID``, and words.
+
+        Args:
+            typed: each filter or word; ``org`` stands for ``organisation``.
+            since: nanoseconds since the epoch, included.
+            until: nanoseconds since the epoch, not included.
+
+        Raises:
+            ValueError: there is no such dimension, or two ids.
+        """
+        terms: list[Term] = []
+        words: list[str] = []
+        names: list[str] = []
+        for each in typed:
+            found = _FILTER.fullmatch(each)
+            if found is None:
+                words.append(each)
+                continue
+            dimension, value = found.groups()
+            if dimension == "id":
+                names.append(value)
+            elif dimension == "text":
+                words.append(value)
+            else:
+                terms.append((_SHORT.get(dimension, dimension), value))
+        if len(set(names)) > 1:
+            raise ValueError("one id at a time")
+        query = cls(
+            terms=tuple(terms),
+            text=" ".join(words),
+            name="".join(names[:1]),
+            since=0 if since is None else since,
+            until=MAX_NS if until is None else until,
+        )
+        query.by_dimension()
+        if words and not text_terms(query.text):
+            raise ValueError("the text holds no word")
+        return query
+
     def by_dimension(self) -> dict[str, list[str]]:
         """The wanted values of each dimension.
 
@@ -67,8 +111,8 @@ class Query(Struct, frozen=True, kw_only=True):
         wanted: dict[str, list[str]] = {}
         for dimension, value in self.terms:
             if dimension not in DIMENSIONS:
-                known = ", ".join(sorted(DIMENSIONS))
-                raise ValueError(f"there is no dimension {dimension!r}; there are: {known}")
+                known = ", ".join(["id", "text", *DIMENSIONS])
+                raise ValueError(f"there is no filter {dimension!r}; there are: {known}")
             wanted.setdefault(dimension, []).append(value)
         return wanted
 
@@ -82,6 +126,8 @@ class Hit(NamedTuple):
     raw: bytes
     path: list[bytes]
     checkpoint: Checkpoint
+    intent: dict[str, Any] | None
+    """The intent that an ``access.outcome`` ends, read beside it and not proved."""
 
     def json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -251,8 +297,10 @@ class Search:
         leaf = leaf_hash(raw)
         if not verify_inclusion(leaf, place.seq, checkpoint.size, path, checkpoint.root):
             raise IndexDamaged(f"{shard}#{place.seq} is not what was signed")
-        hit = Hit(place.id, shard, place.seq, raw, path, checkpoint)
-        if not self._answers(hit, place.log, query):
+        record = msgspec.json.decode(raw)
+        intent = self._intent(shard, place.log, record)
+        hit = Hit(place.id, shard, place.seq, raw, path, checkpoint, intent)
+        if not _answers(record, intent, query):
             raise IndexDamaged(f"it says of {shard}#{place.seq} what the record does not")
         return hit
 
@@ -277,33 +325,21 @@ class Search:
             )
         return self._subtrees[log]
 
-    def _answers(self, hit: Hit, log: int, query: Query) -> bool:
-        """Whether the bytes of a hit are an answer to the query."""
-        record = hit.json()
-        intent = None
-        if record["type"] == "access.outcome" and query.terms:
-            place = self._index.database.execute(
-                "SELECT segment, offset FROM records WHERE log = ? AND seq = ?",
-                (log, record["parent"]),
-            ).fetchone()
-            if place is not None:
-                reader = LogReader(self._logs[hit.shard].directory)
-                intent = msgspec.json.decode(reader.raw(segment_name(place[0]), place[1]))
-                if intent.get("request_id") != record["request_id"]:
-                    return False
-        terms = set(terms_of(record, intent))
-        words = words_of(record) if query.text else set()
-        return (
-            all(
-                any((dimension, value) in terms for value in wanted)
-                for dimension, wanted in query.by_dimension().items()
-            )
-            and all(
-                word in words or (begins and any(each.startswith(word) for each in words))
-                for word, begins in text_terms(query.text)
-            )
-            and query.name in ("", record.get("request_id"), record.get("decision_id"))
-        )
+    def _intent(self, shard: str, log: int, record: dict[str, Any]) -> dict[str, Any] | None:
+        if record["type"] != "access.outcome":
+            return None
+        place = self._index.database.execute(
+            "SELECT segment, offset FROM records WHERE log = ? AND seq = ?",
+            (log, record["parent"]),
+        ).fetchone()
+        if place is None:
+            return None
+        reader = LogReader(self._logs[shard].directory)
+        intent = msgspec.json.decode(reader.raw(segment_name(place[0]), place[1]))
+        if intent.get("request_id") != record["request_id"]:
+            raise IndexDamaged(f"it gives {shard}#{record['seq']} an intent that is another call's")
+        found: dict[str, Any] = intent
+        return found
 
     # Counts
 
@@ -368,6 +404,23 @@ class Search:
         for value, effect, records, calls in rows:
             found.setdefault(value, Count(value, calls, {})).effects[effect or "-"] = records
         return list(found.values())
+
+
+def _answers(record: dict[str, Any], intent: dict[str, Any] | None, query: Query) -> bool:
+    """Whether the bytes of a hit are an answer to the query."""
+    terms = set(terms_of(record, intent))
+    words = words_of(record) if query.text else set()
+    return (
+        all(
+            any((dimension, value) in terms for value in wanted)
+            for dimension, wanted in query.by_dimension().items()
+        )
+        and all(
+            word in words or (begins and any(each.startswith(word) for each in words))
+            for word, begins in text_terms(query.text)
+        )
+        and query.name in ("", record.get("request_id"), record.get("decision_id"))
+    )
 
 
 def _calls(dimension: str) -> str:

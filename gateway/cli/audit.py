@@ -24,6 +24,7 @@ from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.records import Lines, paragraph, wanted
+from gateway.cli.search import rebuild_index, search
 from gateway.cli.shards import Found, Shards, at, explained, in_time, shards_of
 from gateway.cli.terminal import (
     DIR,
@@ -235,5 +236,5 @@ def _subject_key(state: StateDirectory, member: str) -> bytes:
     return key
 
 
-for _command in (verify, prove, check, vkeys):
+for _command in (search, verify, prove, check, vkeys, rebuild_index):
     app.command()(_command)

@@ -143,7 +143,7 @@ def test_every_hit_brings_a_receipt_that_anyone_can_check(index, logs):
 
 def test_unknown_dimensions_and_empty_texts_are_errors(index, logs):
     search = Search(index, logs)
-    with pytest.raises(ValueError, match="no dimension 'colour'.*subject"):
+    with pytest.raises(ValueError, match="no filter 'colour'.*subject"):
         search.hits(Query(terms=(("colour", "red"),)))
     with pytest.raises(ValueError, match="no word"):
         search.hits(Query(text='"'))
@@ -162,6 +162,40 @@ def test_text_is_never_an_operator(index, logs, everything, text):
     assert {(hit.shard, hit.seq) for hit in Search(index, logs).hits(query, limit=1000)} == scanned(
         everything, query
     )
+
+
+def test_what_is_typed_is_read_as_filters_ids_and_words():
+    query = Query.parse(
+        [
+            "org=acme",
+            "tier=cyber=2",
+            "effect=deny",
+            "effect=step_up",
+            "id=req_1",
+            "hello",
+            "text=a=b",
+        ],
+        since=5,
+        until=None,
+    )
+    assert query == Query(
+        terms=(
+            ("organisation", "acme"),
+            ("tier", "cyber=2"),
+            ("effect", "deny"),
+            ("effect", "step_up"),
+        ),
+        name="req_1",
+        text="hello a=b",
+        since=5,
+    )
+    for typed, said in (
+        (["subjct=red"], "no filter 'subjct'"),
+        (["id=a", "id=b"], "one id at a time"),
+        (["'"], "no word"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Query.parse(typed, since=None, until=None)
 
 
 # Counting
