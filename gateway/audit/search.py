@@ -28,7 +28,7 @@ from gateway.audit.note import Checkpoint, NoteError, parse_checkpoint
 from gateway.audit.proof import format_proof
 from gateway.audit.read import LogReader
 from gateway.audit.segments import LogCorrupt, segment_name
-from gateway.audit.terms import DIMENSIONS, Term, terms_of, text_terms, words_of
+from gateway.audit.terms import DIMENSIONS, Json, Term, terms_of, text_terms, words_of
 from gateway.audit.tiles import subtree_of
 from gateway.audit.tlog import Subtree, inclusion_path, leaf_hash, verify_inclusion
 
@@ -115,6 +115,27 @@ class Query(Struct, frozen=True, kw_only=True):
                 raise ValueError(f"there is no filter {dimension!r}; there are: {known}")
             wanted.setdefault(dimension, []).append(value)
         return wanted
+
+    def matches(self, record: Json, intent: Json | None) -> bool:
+        """Whether a record is an answer, by its own words.
+
+        Args:
+            record: as stored.
+            intent: the one that an ``access.outcome`` ends.
+        """
+        if self.name not in ("", record.get("request_id"), record.get("decision_id")):
+            return False
+        if not self.terms and not self.text:
+            return True
+        terms = set(terms_of(record, intent))
+        words = words_of(record) if self.text else set()
+        return all(
+            any((dimension, value) in terms for value in wanted)
+            for dimension, wanted in self.by_dimension().items()
+        ) and all(
+            word in words or (begins and any(each.startswith(word) for each in words))
+            for word, begins in text_terms(self.text)
+        )
 
 
 class Hit(NamedTuple):
@@ -300,7 +321,7 @@ class Search:
         record = msgspec.json.decode(raw)
         intent = self._intent(shard, place.log, record)
         hit = Hit(place.id, shard, place.seq, raw, path, checkpoint, intent)
-        if not _answers(record, intent, query):
+        if not query.matches(record, intent):
             raise IndexDamaged(f"it says of {shard}#{place.seq} what the record does not")
         return hit
 
@@ -404,23 +425,6 @@ class Search:
         for value, effect, records, calls in rows:
             found.setdefault(value, Count(value, calls, {})).effects[effect or "-"] = records
         return list(found.values())
-
-
-def _answers(record: dict[str, Any], intent: dict[str, Any] | None, query: Query) -> bool:
-    """Whether the bytes of a hit are an answer to the query."""
-    terms = set(terms_of(record, intent))
-    words = words_of(record) if query.text else set()
-    return (
-        all(
-            any((dimension, value) in terms for value in wanted)
-            for dimension, wanted in query.by_dimension().items()
-        )
-        and all(
-            word in words or (begins and any(each.startswith(word) for each in words))
-            for word, begins in text_terms(query.text)
-        )
-        and query.name in ("", record.get("request_id"), record.get("decision_id"))
-    )
 
 
 def _calls(dimension: str) -> str:

@@ -12,9 +12,19 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["DIMENSIONS", "Term", "effect_of", "names_of", "terms_of", "text_terms", "words_of"]
+__all__ = [
+    "DIMENSIONS",
+    "Json",
+    "Term",
+    "effect_of",
+    "names_of",
+    "terms_of",
+    "text_terms",
+    "words_of",
+]
 
 Json = Mapping[str, Any]
+"""A record as plain values."""
 Term = tuple[str, str]
 """Dimension and value."""
 

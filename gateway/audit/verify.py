@@ -35,7 +35,16 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["Report", "main", "only_one", "parse_vkey", "verify_directory"]
+__all__ = [
+    "BadNote",
+    "Keys",
+    "Report",
+    "main",
+    "only_one",
+    "parse_vkey",
+    "read_checkpoint",
+    "verify_directory",
+]
 
 OK, UNPINNED = "ok", "consistent, key unpinned"
 PATIENCE_S = 2.0
@@ -57,7 +66,7 @@ class _Refused(Exception):
         super().__init__(f"refused: {segment}@{offset}, leaf {leaf}: {what}")
 
 
-class _BadNote(Exception):
+class BadNote(Exception):
     """A note that is malformed or wrongly signed."""
 
 
@@ -90,13 +99,13 @@ def parse_vkey(text: str) -> tuple[tuple[str, bytes], Ed25519PublicKey]:
     return (name, bytes.fromhex(key_id)), Ed25519PublicKey.from_public_bytes(blob[1:])
 
 
-def _read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
+def read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
     """Origin, size, root, and whether a known key of that origin signed.
 
     Signatures under other names (witnesses, other logs) are passed over: they say nothing here.
 
     Raises:
-        _BadNote: malformed, or a signature by a known key of the origin is wrong.
+        BadNote: malformed, or a signature by a known key of the origin is wrong.
     """
     try:
         text, _, signatures = note.decode().rpartition("\n\n")
@@ -106,18 +115,18 @@ def _read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
             mark, name, encoded = line.split(" ")
             blob = base64.b64decode(encoded, validate=True)
             if mark + " " != _SIGNATURE_LINE:
-                raise _BadNote("malformed signature line")
+                raise BadNote("malformed signature line")
             key = keys.get((name, blob[:4])) if name == origin else None
             if key is not None:
                 key.verify(blob[4:], (text + "\n").encode())
                 signed = True
         if str(int(size)) != size or not signatures.endswith("\n"):
-            raise _BadNote("malformed checkpoint")
+            raise BadNote("malformed checkpoint")
         return origin, int(size), base64.b64decode(root, validate=True), signed
     except InvalidSignature:
-        raise _BadNote("the checkpoint's signature is wrong") from None
+        raise BadNote("the checkpoint's signature is wrong") from None
     except ValueError:
-        raise _BadNote("malformed checkpoint") from None
+        raise BadNote("malformed checkpoint") from None
 
 
 class _Tree:
@@ -280,8 +289,8 @@ class _Shard:
 
     def checkpoint(self, offset: int, payload: bytes) -> None:
         try:
-            origin, size, root, signed = _read_checkpoint(payload, self.keys)
-        except _BadNote as error:
+            origin, size, root, signed = read_checkpoint(payload, self.keys)
+        except BadNote as error:
             raise self.refuse(offset, str(error)) from None
         if (origin, size, root) != (self.origin, self.tree.size, self.tree.root()):
             raise self.refuse(offset, "the checkpoint is not of these records")
@@ -345,8 +354,8 @@ def verify_directory(
     kept: list[tuple[str, int, bytes]] = []
     for note in checkpoints:
         try:
-            origin, size, root, signed = _read_checkpoint(note, keys)
-        except _BadNote as error:
+            origin, size, root, signed = read_checkpoint(note, keys)
+        except BadNote as error:
             reports.append(Report("kept checkpoint", verdict=f"refused: {error}"))
             continue
         if any(name == origin for name, _ in keys) and not signed:

@@ -22,6 +22,7 @@ import typer
 from gateway.audit.read import Entry, LogReader
 from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
+from gateway.cli.exporting import export, verify_exported
 from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.records import Lines, paragraph, wanted
 from gateway.cli.search import rebuild_index, search
@@ -238,3 +239,5 @@ def _subject_key(state: StateDirectory, member: str) -> bytes:
 
 for _command in (search, verify, prove, check, vkeys, rebuild_index):
     app.command()(_command)
+app.command()(export)
+app.command("verify-export")(verify_exported)
