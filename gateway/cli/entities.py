@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.cli.control import Gateway
-from gateway.cli.terminal import fail, say, show_json
+from gateway.cli.terminal import fail, say, show_json, warn
 from gateway.registry.rows import Kind
 
 __all__ = [
@@ -110,6 +110,7 @@ def show_outcome(
             "ended": outcome["ended"],
             "workers": outcome["workers"],
             "notes": list(outcome["notes"]),
+            "warnings": list(outcome["warnings"]),
         }
         show_json(shown if key is None else shown | {"key": key})
         return
@@ -118,6 +119,8 @@ def show_outcome(
     say(ended(outcome) if running else "no gateway runs here: it takes effect when one starts")
     for note in outcome["notes"]:
         say(f"note: {note}")
+    for warning in outcome["warnings"]:
+        warn(f"warning: {warning}", "mend it if it is a slip; it was made as you wrote it")
     if key is not None:
         say()
         say(key)

@@ -25,6 +25,7 @@ from gateway.audit.records import (
     RegistryTampered,
 )
 from gateway.audit.writer import AuditLog
+from gateway.control.vocabulary import has_words, unknown_words, vocabulary_of
 from gateway.control.workers import Workers
 from gateway.core.protocols import LogUnavailable, Position
 from gateway.policy.archive import read_archive, write_archive
@@ -63,12 +64,14 @@ class PolicySource:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a change did: ``ended`` counts the running exchanges that it cut."""
+    """What a change did: ``ended`` counts the running exchanges that it cut; ``warnings`` are words
+    of it that the policy does not know."""
 
     position: str
     ended: int
     workers: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     entity: Any = None
     findings: tuple[str, ...] = ()
     revision: str = ""
@@ -155,13 +158,28 @@ class ControlPlane:
         async with self._changing:
             changed: Changed = await self.registry.change(change, actor=actor, reason=reason)
             applied = await self._tell_deltas()
+            warnings = await self._warnings(change)
         return Outcome(
             position=str(changed.position),
             ended=sum(answer.ended for answer in applied),
             workers=len(applied),
             notes=changed.notes,
+            warnings=warnings,
             entity=changed.entity,
         )
+
+    async def _warnings(self, change: Change) -> tuple[str, ...]:
+        """Words of a change that was made which the active policy does not know; where none is
+        active, because a command opened the directory, the one that would be."""
+        if not has_words(change):
+            return ()
+        try:
+            bundle = self.lifecycle.active
+            if bundle is None:
+                bundle = await asyncio.to_thread(self.source.read)
+            return unknown_words(vocabulary_of(bundle), change)
+        except BundleError as error:
+            return (f"its words were not compared with a policy: {error.findings[0]}",)
 
     async def activate_current(self, *, actor: str, reason: str) -> Outcome:
         """Read the source and try to make its bundle the active one.

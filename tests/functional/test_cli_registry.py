@@ -122,7 +122,8 @@ def test_an_organisation_from_its_first_day_to_its_last(operator):
         "licences": ["cyber-red"],
         "agreements": ["aup-2"],
     }
-    assert set(added) == {"entity", "position", "running", "ended", "workers", "notes"}
+    told = {"entity", "position", "running", "ended", "workers", "notes", "warnings"}
+    assert set(added) == told
     assert (added["running"], added["ended"], added["workers"]) == (False, 0, 0)
 
     changed = operator.change(
@@ -172,6 +173,27 @@ def test_a_tier_above_the_cap_is_set_and_said(staffed):
     assert "note: cyber 4 is above the organisation's cap 3: the cap holds." in said.out
     assert "takes effect when one starts" in said.out
     assert staffed.changes()[-1]["tiers"] == {"cyber": 4, "bio": 1}
+
+
+def test_words_that_the_policy_does_not_know_are_taken_and_said(staffed):
+    words = ("--tier", "cyberr=2", "--purpose", "redteam")
+    said = staffed.change("member", "set", "red", *words)
+    assert said.out.startswith("member red of acme is active, tiers cyber=2 cyberr=2")
+    assert "knows no tier domain 'cyberr'; it knows cyber\n" in said.err
+    assert "knows no purpose 'redteam'; it knows none\n" in said.err
+    asked = ("org", "set", "acme", "--licence", "none-such", "--json")
+    said = staffed.change(*asked)
+    (warning,) = said.json["warnings"]
+    assert "knows no licence 'none-such'" in warning
+    assert said.json["entity"]["licences"] == ["none-such"]
+    assert staffed.change("member", "tier", "red", "cyber=1").err == ""
+
+
+def test_where_no_policy_can_be_read_the_words_are_taken_and_that_is_said(staffed):
+    (staffed.policies / "data" / "models.yaml").write_text("a: [\n")
+    said = staffed.change("member", "tier", "red", "cyber=1")
+    assert "not compared with a policy: data/models.yaml:2" in said.err
+    assert staffed.change("member", "suspend", "red").err == ""
 
 
 def test_the_actor_is_the_one_named_or_the_user(staffed):

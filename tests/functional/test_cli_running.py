@@ -52,6 +52,13 @@ def test_changes_take_effect_in_the_workers(operator):
     assert operator.changes()[1]["actor"] == "ada"
 
 
+def test_words_that_the_active_policy_does_not_know_are_said(operator):
+    said = operator("org", "add", "typo", "--tier", "cyberr=2", "--reason", "r")
+    assert "the active policy knows no tier domain 'cyberr'; it knows cyber\n" in said.err
+    assert "organisation typo is active" in said.out
+    assert operator("org", "add", "right", "--tier", "cyber=2", "--reason", "r").err == ""
+
+
 def test_lists_are_those_of_the_gateway(operator):
     operator("org", "add", "other", "--reason", "r")
     listed = {each["id"]: each for each in operator("org", "list", "--json").json}
