@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.cli.control import Gateway
 from gateway.cli.terminal import fail, say, show_json, warn
+from gateway.core.clock import timestamp
 from gateway.registry.rows import Kind
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "public",
     "show_entity",
     "show_outcome",
+    "standing",
 ]
 
 Json = Mapping[str, Any]
@@ -47,6 +50,14 @@ def public(entity: Json) -> dict[str, Any]:
     return {name: value for name, value in entity.items() if name != "sha256"}
 
 
+def standing(entity: Json) -> str:
+    """The status for people: a key that is active and whose time is over is ``expired``. As JSON an
+    entity stands as it is recorded, with its expiry beside its status."""
+    expires_at = entity.get("expires_at")
+    over = expires_at is not None and expires_at <= timestamp(time.time())
+    return "expired" if over and entity["status"] == "active" else str(entity["status"])
+
+
 def found(gateway: Gateway, kind: Kind, entity_id: str) -> Json:
     """The entity of this id, or the end of the command."""
     entity = next((each for each in gateway.entities(kind) if each["id"] == entity_id), None)
@@ -64,6 +75,7 @@ def show_entity(entity: Json, *, as_json: bool) -> None:
     if as_json:
         show_json(shown)
         return
+    shown["status"] = standing(shown)
     width = max(len(name) for name in shown)
     for name, value in shown.items():
         for line in _lines(value):
@@ -152,10 +164,10 @@ def _member(entity: Json) -> str:
 
 
 def _credential(entity: Json) -> str:
-    expires = f"expires {entity['expires_at']}" if entity["expires_at"] else "does not expire"
+    status, ends = standing(entity), entity["expires_at"]
+    expires = f"expire{'d' if status == 'expired' else 's'} {ends}" if ends else "does not expire"
     return (
-        f"key {entity['id']} ({entity['prefix']}...) of {entity['member']} is "
-        f"{entity['status']}, {expires}"
+        f"key {entity['id']} ({entity['prefix']}...) of {entity['member']} is {status}, {expires}"
     )
 
 

@@ -24,7 +24,7 @@ from gateway.cli.changing import (
     show_list,
 )
 from gateway.cli.control import reach
-from gateway.cli.entities import Json, joined, show_outcome
+from gateway.cli.entities import Json, joined, show_outcome, standing
 from gateway.cli.options import (
     Actor,
     Clear,
@@ -118,7 +118,7 @@ def list_keys(
             each["id"],
             each["prefix"],
             each["member"],
-            each["status"],
+            standing(each),
             each["expires_at"] or "never",
             joined(each["scopes"]),
         ],

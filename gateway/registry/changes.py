@@ -27,6 +27,7 @@ __all__ = [
     "Move",
     "Set",
     "apply",
+    "check_ahead",
     "check_author",
     "notes",
 ]
@@ -151,6 +152,26 @@ def apply(snapshot: Snapshot, change: Change) -> Applied:
     _check_scopes(after)
     _check_relations(snapshot, before, after)
     return Applied(change.kind, f"{change.kind}.{verb}", before, after, _differing(before, after))
+
+
+def check_ahead(applied: Applied, now: str) -> None:
+    """A new key must have time left: one that is over would look like access and be none.
+
+    Args:
+        applied: a change in order.
+        now: a ``facts.Timestamp``.
+
+    Raises:
+        ChangeRefused: the key's expiry is not after ``now``.
+    """
+    added = applied.after
+    if applied.before is not None or not isinstance(added, Credential):
+        return
+    if added.expires_at is not None and added.expires_at <= now:
+        raise ChangeRefused(
+            f"The key would have expired already: {added.expires_at} is not after now, {now}.",
+            "Give --expires a time to come; a date means its first second in UTC.",
+        )
 
 
 def check_author(actor: str, reason: str) -> None:

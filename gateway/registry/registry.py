@@ -9,13 +9,15 @@ the log at the next start and is left out until an operator states it anew.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.core.clock import timestamp
 from gateway.core.entities import Entity, Member
 from gateway.core.protocols import Position
-from gateway.registry.changes import Applied, Change, apply, check_author, notes
+from gateway.registry.changes import Applied, Change, apply, check_ahead, check_author, notes
 from gateway.registry.findings import (
     Finding,
     Latest,
@@ -181,6 +183,7 @@ class Registry:
             if any(not found.kind for found in self.findings):
                 raise RegistryUnavailable("the registry's file is not as we left it: see findings")
             applied = apply(self.snapshot, change)
+            check_ahead(applied, timestamp(time.time()))
             epoch = self.snapshot.epoch + 1
             held = self._rows.get((applied.kind, applied.after.id))
             record = _record_of(applied, held, actor, reason, epoch)

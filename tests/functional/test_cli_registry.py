@@ -319,6 +319,32 @@ def test_an_expiry_only_moves_earlier(staffed):
     assert "Issue a new key" in said.err
 
 
+def test_a_key_whose_time_is_over_is_not_added(staffed):
+    before = len(staffed.changes())
+    said = staffed.change("key", "add", "red", "--expires", "2020-01-31", code=1)
+    assert "would have expired already: 2020-01-31T00:00:00Z" in said.err
+    assert "Give --expires a time to come" in said.err
+    assert said.out == ""
+    assert len(staffed.changes()) == before
+
+
+def test_a_key_that_has_expired_is_listed_as_such(staffed):
+    """Setting an expiry that is over ends a key; a status of its own shows through."""
+    for name in ("over", "ahead", "gone"):
+        staffed.change("key", "add", "red", "--id", name, "--expires", "2099-01-31")
+    staffed.change("key", "revoke", "gone")
+    said = staffed.change("key", "set", "over", "--expires", "2020-01-31")
+    assert "of red is expired, expired 2020-01-31T00:00:00Z" in said.out
+    lines = {line.split()[0]: line.split() for line in staffed("key", "list").out.splitlines()}
+    assert {name: lines[name][3] for name in ("over", "ahead", "gone")} == {
+        "over": "expired",
+        "ahead": "active",
+        "gone": "revoked",
+    }
+    assert "expired" in staffed("key", "show", "over").out
+    assert staffed("key", "show", "over", "--json").json["status"] == "active"
+
+
 def test_an_issuer_comes_and_goes(staffed):
     said = staffed.change(
         "issuer", "add", "idp", "--org", "acme", "--issuer", "https://id.acme.example",

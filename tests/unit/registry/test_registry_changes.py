@@ -62,6 +62,15 @@ async def test_k64_a_change_without_a_reason_is_refused(house, reason):
     assert "reason" in message
 
 
+async def test_a_key_is_added_with_time_left_or_not_at_all(house):
+    over = key_fields("k2", sha256="cd" * 32, expires_at="2020-01-31T00:00:00Z")
+    assert "expired already" in await refused(house, Add("credential", over))
+    ahead = over | {"expires_at": "2099-01-31T00:00:00Z"}
+    assert (await house.change(Add("credential", ahead))).entity.expires_at == ahead["expires_at"]
+    ended = Set("credential", "k2", {"expires_at": "2020-01-31T00:00:00Z"})
+    await house.change(ended)
+
+
 async def test_the_author_is_a_label(house):
     with pytest.raises(ChangeRefused):
         await house.registry.change(Move("member", "red", "revoke"), actor="Röd", reason="x")
