@@ -100,7 +100,7 @@ def found_in(
     for shard, log in logs.items():
         running: dict[int, Json] = {}
         sizes = {path.name: path.stat().st_size for path in files[shard]}
-        tree = _Heads()
+        tree, size = _Heads(), 0
         for batch in LogReader(log.directory).batches():
             for entry in batch.entries:
                 record = entry.json()
@@ -114,8 +114,10 @@ def found_in(
                     yield Found(shard, entry.seq, entry.raw, record, intent)
             if heads is not None:
                 tree.add([leaf_hash(entry.raw) for entry in batch.entries], batch.checkpoint)
-            done = sum(size for name, size in sizes.items() if name < batch.end.segment)
+            size = batch.end.seq
+            done = sum(each for name, each in sizes.items() if name < batch.end.segment)
             progress(min(before + done + batch.end.offset, total), total)
+        log.check_end(size)
         before += sum(sizes.values())
         if heads is not None:
             heads[shard] = tree

@@ -23,7 +23,7 @@ from typing import Any, Final
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.read import Entry, LogReader, Position
 from gateway.audit.segments import LogCorrupt, segment_files, segment_name
-from gateway.audit.terms import effect_of, names_of, terms_of, words_of
+from gateway.audit.terms import HEARTBEAT, effect_of, names_of, terms_of, words_of
 from gateway.audit.tiles import extended, subtree_of
 from gateway.audit.tlog import leaf_hash
 
@@ -87,10 +87,24 @@ class IndexDamaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log: where it lies, and the keys that may sign it."""
+    """One log: where it lies, the keys that may sign it, and how long it is at least: what a
+    checkpoint says that was kept outside it."""
 
     directory: Path
     keys: Sequence[VerifierKey]
+    known: int = 0
+
+    def check_end(self, size: int) -> None:
+        """Whether as much of the log was read as it is known to hold: in its last segment damage
+        and the end look alike.
+
+        Raises:
+            LogCorrupt: it was not.
+        """
+        if size < self.known:
+            raise LogCorrupt(
+                "", 0, size, f"the log ends here, but was already {self.known} records long"
+            )
 
 
 @dataclass(slots=True)
@@ -187,6 +201,7 @@ class Index:
                 for records, left in self._extend(shard, log):
                     added += records
                     progress(before + _bytes_after(log, None) - left, total)
+                log.check_end(self.sizes().get(shard, 0))
                 before += _bytes_after(log, None)
             return added
 
@@ -308,8 +323,8 @@ class Index:
         intent: Mapping[str, Any] | None,
         effect: int,
     ) -> None:
-        if record["type"] == "log.heartbeat":
-            rows.postings.append((self._term(("type", "log.heartbeat")), record_id))
+        if record["type"] == HEARTBEAT:
+            rows.postings.append((self._term(("type", HEARTBEAT)), record_id))
             return  # found by its type, and by nothing else: there are many
         hour = record_id // HOUR_NS
         for term in terms_of(record, intent):

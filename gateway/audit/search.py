@@ -9,6 +9,7 @@ bytes. So an index can hide a record, but not invent or bend one; against hiding
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -28,7 +29,16 @@ from gateway.audit.note import Checkpoint, NoteError, parse_checkpoint
 from gateway.audit.proof import format_proof
 from gateway.audit.read import LogReader
 from gateway.audit.segments import LogCorrupt, segment_name
-from gateway.audit.terms import DIMENSIONS, Json, Term, terms_of, text_terms, words_of
+from gateway.audit.terms import (
+    DIMENSIONS,
+    HEARTBEAT,
+    Json,
+    Term,
+    effect_of,
+    terms_of,
+    text_terms,
+    words_of,
+)
 from gateway.audit.tiles import subtree_of
 from gateway.audit.tlog import Subtree, inclusion_path, leaf_hash, verify_inclusion
 
@@ -238,7 +248,8 @@ class Search:
         where = " AND ".join(rest) if rest else "1"
         statement = (
             f"SELECT r.id, r.log, r.seq, r.segment, r.offset FROM ({driver}) AS d"
-            f" JOIN records AS r ON r.id = d.record WHERE {where}"
+            # CROSS JOIN is SQLite's word for: in this order.
+            f" CROSS JOIN records AS r ON r.id = d.record WHERE {where}"
             " ORDER BY d.record DESC LIMIT :limit"
         )
         bound = {**values, "first": first, "last": last, "limit": limit}
@@ -281,7 +292,14 @@ class Search:
             test = "EXISTS (SELECT 1 FROM words WHERE words MATCH :words AND rowid = r.id)"
             found.append((_FEW, source, test))
         if not found:
-            return [f"SELECT id AS record FROM records WHERE id {between}"], values
+            beats = self._numbers("type", [HEARTBEAT])
+            values["beat"] = beats[0][0] if beats else 0
+            source = f"SELECT id AS record FROM records WHERE id {between} ORDER BY id DESC"
+            # Heartbeats would drown the rest; they are found by their type.
+            return [
+                source,
+                "NOT EXISTS (SELECT 1 FROM postings WHERE term = :beat AND record = r.id)",
+            ], values
         found.sort(key=lambda each: each[0])
         return [
             f"{found[0][1]} ORDER BY record DESC",
@@ -350,8 +368,9 @@ class Search:
         if record["type"] != "access.outcome":
             return None
         place = self._index.database.execute(
-            "SELECT segment, offset FROM records WHERE log = ? AND seq = ?",
-            (log, record["parent"]),
+            "SELECT r.segment, r.offset FROM names AS n CROSS JOIN records AS r ON r.id = n.record"
+            " WHERE n.name = ? AND r.log = ? AND r.seq = ?",
+            (record["request_id"], log, record["parent"]),
         ).fetchone()
         if place is None:
             return None
@@ -376,6 +395,8 @@ class Search:
             spans = [(query.since, query.until)]
         else:
             spans = [(query.since, first * HOUR_NS), (last * HOUR_NS, query.until)]
+        # A call is counted where it was decided; how it ended stands in its outcome.
+        calls = "" if dimension == "status" else " AND r.effect > 0"
         whole_hours = (
             "SELECT c.term, c.effect, c.records FROM counts AS c"
             f" WHERE c.dimension = ? AND c.hour >= ? AND c.hour < ?{chosen}"
@@ -389,8 +410,7 @@ class Search:
                 "SELECT p.term, r.effect, 1 FROM records AS r"
                 " JOIN terms AS t ON t.dimension = ?"
                 " JOIN postings AS p ON p.term = t.id AND p.record = r.id"
-                f" WHERE r.id >= ? AND r.id < ?{_calls(dimension)}"
-                + chosen.replace("c.effect", "r.effect")
+                f" WHERE r.id >= ? AND r.id < ?{calls}" + chosen.replace("c.effect", "r.effect")
             )
             values += [dimension, start, end, *effects]
         return self._tallied(" UNION ALL ".join(parts), values, top)
@@ -399,13 +419,21 @@ class Search:
         places = self._places(query, MAX_NS, _MATCHED + 1)
         if len(places) > _MATCHED:
             raise ValueError(f"more than {_MATCHED:,} records match: narrow it by time or a filter")
-        statement = (
-            "SELECT p.term, r.effect, 1 FROM json_each(?) AS m JOIN records AS r ON r.id = m.value"
-            " JOIN postings AS p ON p.record = r.id"
-            f" WHERE p.term IN (SELECT id FROM terms WHERE dimension = ?){_calls(dimension)}"
-        )
-        ids = msgspec.json.encode([place.id for place in places]).decode()
-        return self._tallied(statement, [ids, dimension], top)
+        found: dict[str, Counter[str]] = {}
+        for place in places:
+            shard, _ = self._checkpoint(place.log)
+            reader = LogReader(self._logs[shard].directory)
+            record = msgspec.json.decode(reader.raw(segment_name(place.segment), place.offset))
+            effect = effect_of(record)
+            if effect or dimension == "status":
+                for named, value in terms_of(record):
+                    if named == dimension:
+                        found.setdefault(value, Counter())[effect or "-"] += 1
+        counts = [
+            Count(value, effects.total(), dict(sorted(effects.items())))
+            for value, effects in found.items()
+        ]
+        return sorted(counts, key=lambda count: (-count.calls, count.value))[:top]
 
     def _effects(self, query: Query) -> list[tuple[int, int]]:
         return self._numbers("effect", query.by_dimension().get("effect", []))
@@ -425,11 +453,6 @@ class Search:
         for value, effect, records, calls in rows:
             found.setdefault(value, Count(value, calls, {})).effects[effect or "-"] = records
         return list(found.values())
-
-
-def _calls(dimension: str) -> str:
-    """A call is counted where it was decided; how it ended stands in its outcome."""
-    return "" if dimension == "status" else " AND r.effect > 0"
 
 
 def _match(text: str) -> str:

@@ -28,6 +28,8 @@ Json = Mapping[str, Any]
 Term = tuple[str, str]
 """Dimension and value."""
 
+HEARTBEAT = "log.heartbeat"
+"""A record of no one's doing."""
 DIMENSIONS = {
     "type": "record type, as access.denied; or its part before the dot",
     "effect": "allow, downgrade, step_up, require_approval, deny; or refused, by something else",

@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from gateway.audit.index import COUNTED, Index, IndexDamaged, Log
-from gateway.audit.note import NoteError, VerifierKey
+from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.search import MAX_NS, Count, Hit, Query, Search
 from gateway.audit.terms import DIMENSIONS
 from gateway.cli.period import Since, Until
@@ -147,7 +147,8 @@ def logs_of(state: StateDirectory) -> dict[str, Log]:
     logs, keys = {}, state.vkeys()
     for shard in shards_of(state):
         try:
-            logs[shard] = Log(state.log(shard), [VerifierKey.parse(keys[shard])])
+            key = VerifierKey.parse(keys[shard])
+            logs[shard] = Log(state.log(shard), [key], _known(state, shard, key))
         except KeyError:
             fail(
                 f"there is no public key of {shard} in {state.root / 'vkeys'}",
@@ -157,6 +158,15 @@ def logs_of(state: StateDirectory) -> dict[str, Log]:
         except NoteError as error:
             fail(f"{state.vkey(shard)}: {error}", code=EXIT_UNAVAILABLE)
     return logs
+
+
+def _known(state: StateDirectory, shard: str, key: VerifierKey) -> int:
+    """How long the log was when its newest checkpoint was kept outside it; 0 for one that a power
+    cut has torn."""
+    try:
+        return parse_checkpoint(state.head(shard).read_bytes(), [key]).size
+    except (FileNotFoundError, NoteError):
+        return 0
 
 
 @contextmanager
