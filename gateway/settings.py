@@ -8,9 +8,12 @@ starts with settings that hold, or not at all.
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import itertools
+import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -56,6 +59,14 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 clients on an IPv6 socket (RFC 4291, section 2.5.5.2)."""
 WITHHELD = "withheld-from-this-process"
 """Stands in for a provider key where none is needed."""
+_ENDPOINT = {"url": "http://127.0.0.1", "kind": "vllm"}
+"""Stands in for an endpoint while the rest is validated; its kind needs no key."""
+_PREFIX, _DELIMITER = "SLUICEGATE_", "__"
+
+KeyPath = tuple[str | int, ...]
+"""Where a key stands: the names from the top of the document, or of a section, down to it."""
+Finding = tuple[str, Sequence[KeyPath]]
+"""What is wrong, and the keys that it is about."""
 
 
 class ConfigurationError(Exception):
@@ -64,6 +75,21 @@ class ConfigurationError(Exception):
     def __init__(self, findings: list[str]) -> None:
         super().__init__("; ".join(findings))
         self.findings = findings
+
+
+class _Conflict(ValueError):
+    """Keys that do not go together. Each finding stands with the keys that it is about, so that it
+    can be left out where one of them is wrong by itself."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("; ".join(message for message, _ in findings))
+        self.findings = findings
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    """All conflicts of a section at once, if there are any."""
+    if findings:
+        raise _Conflict(findings)
 
 
 def _address(text: str) -> str:
@@ -163,10 +189,11 @@ class Listener(_Section):
     def _private_or_protected(self) -> Listener:
         public = not ipaddress.ip_address(self.host).is_loopback
         if public and self.tls is None and not self.behind_proxy:
-            raise ValueError(
+            message = (
                 f"{self.listen} is reachable from outside without TLS; set tls.certificate and "
                 "tls.key, or behind_proxy: true where a proxy in front ends TLS"
             )
+            raise _Conflict([(message, [("tls",), ("behind_proxy",)])])
         return self
 
 
@@ -192,7 +219,8 @@ class DataListener(Listener):
     @model_validator(mode="after")
     def _budget_holds_a_body(self) -> DataListener:
         if self.memory_budget_bytes < self.max_body_bytes:
-            raise ValueError("memory_budget_bytes is smaller than max_body_bytes: no body fits")
+            message = "memory_budget_bytes is smaller than max_body_bytes: no body fits"
+            raise _Conflict([(message, [("memory_budget_bytes",), ("max_body_bytes",)])])
         return self
 
 
@@ -227,19 +255,24 @@ class Upstream(_Section):
 
     @model_validator(mode="after")
     def _reachable_and_keyed(self) -> Upstream:
+        found: list[Finding] = []
         parts = urlsplit(self.url)
+        url, keys = [("url",)], [("key",), ("key_file",)]
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("url: write scheme and host, such as https://api.example.com")
+            found.append(("url: write scheme and host, such as https://api.example.com", url))
+        elif parts.scheme == "http" and not _is_loopback(parts.hostname):
+            found.append(
+                ("url: plain http would send the provider key in the clear; use https", url)
+            )
         if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
-            raise ValueError("url: scheme, host and port only; paths are built from the wire")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("url: plain http would send the provider key in the clear; use https")
+            found.append(("url: scheme, host and port only; paths are built from the wire", url))
         if self.key is not None and self.key_file is not None:
-            raise ValueError("key and key_file: set one of them")
+            found.append(("key and key_file: set one of them", keys))
         if self.key is None and self.key_file is None and self.kind != "vllm":
-            raise ValueError("key: missing; set it in the environment, or set key_file")
+            found.append(("key: missing; set it in the environment, or set key_file", keys))
         if self.key_file is not None and not self.key_file.is_file():
-            raise ValueError(f"key_file: no such file: {self.key_file}")
+            found.append((f"key_file: no such file: {self.key_file}", [("key_file",)]))
+        _refuse(found)
         return self
 
     @property
@@ -279,15 +312,20 @@ class Policy(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Policy:
+        found: list[Finding] = []
         if (self.bundle is None) == (self.directory is None):
-            raise ValueError("set bundle (with verification_key), or directory with --dev")
+            message = "set bundle (with verification_key), or directory with --dev"
+            found.append((message, [("bundle",), ("directory",)]))
         if self.bundle is not None and self.verification_key is None:
-            raise ValueError("verification_key: missing; an unsigned bundle is not activated")
-        for path in (self.bundle, self.verification_key):
+            message = "verification_key: missing; an unsigned bundle is not activated"
+            found.append((message, [("verification_key",)]))
+        for name, path in (("bundle", self.bundle), ("verification_key", self.verification_key)):
             if path is not None and not path.is_file():
-                raise ValueError(f"no such file: {path}")
+                found.append((f"{name}: no such file: {path}", [(name,)]))
         if self.directory is not None and not self.directory.is_dir():
-            raise ValueError(f"directory: no such directory: {self.directory}")
+            message = f"directory: no such directory: {self.directory}"
+            found.append((message, [("directory",)]))
+        _refuse(found)
         return self
 
 
@@ -302,7 +340,8 @@ class Limits(_Section):
     @model_validator(mode="after")
     def _store_has_address(self) -> Limits:
         if self.store == "redis" and self.redis_url is None:
-            raise ValueError("redis_url: missing; set it in the environment")
+            message = "redis_url: missing; set it in the environment"
+            raise _Conflict([(message, [("redis_url",)])])
         return self
 
 
@@ -355,18 +394,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        found: list[Finding] = []
         if self.data.workers > 1 and self.limits.store == "memory":
-            raise ValueError(
+            message = (
                 f"data.workers is {self.data.workers} and limits.store is memory: every worker "
                 "would grant the whole limit; set limits.store: redis, or data.workers: 1"
             )
+            found.append((message, [("data", "workers"), ("limits", "store")]))
         listeners = (("data", self.data), ("console", self.console), ("ops", self.ops))
         for (one, first), (other, second) in itertools.combinations(listeners, 2):
             if _overlap(first, second):
-                raise ValueError(
+                message = (
                     f"{one}.listen and {other}.listen are one address, {second.listen}; "
                     "give each a port of its own"
                 )
+                found.append((message, [(one, "listen"), (other, "listen")]))
+        _refuse(found)
         return self
 
     @classmethod
@@ -404,30 +447,42 @@ def load(
     Raises:
         ConfigurationError: with every finding.
     """
-    document = _read_yaml(path) if path is not None else {}
-    document = _merge(document, _read_environment())
+    written = _read_yaml(path) if path is not None else {}
+    variables = _read_environment()
+    document = copy.deepcopy(_merge(written, variables))
     if not provider_keys:
         _withhold_provider_keys(document)
-    settings = _validate(document)
+    outside = _outside(document, dev=dev, demo=demo)  # first: what is wrong is taken out below
+    settings, findings = _validate(document)
+    told = [message + _origin(paths, variables, written) for message, paths in findings] + outside
+    if settings is None or told:
+        raise ConfigurationError(told)
+    return settings
+
+
+def _outside(document: dict[str, Any], *, dev: bool, demo: bool) -> list[str]:
+    """What depends on more than the document: on how we were started, and on files' content."""
     findings = []
-    if settings.policy.directory is not None and not dev:
+    policy, upstreams = document.get("policy"), document.get("upstreams")
+    if isinstance(policy, dict) and policy.get("directory") is not None and not dev:
         findings.append(
             "policy.directory is a source for --dev only: anyone who can write there changes who "
             "gets in; set policy.bundle and policy.verification_key"
         )
-    if (settings.state_dir / DEMO_MARKER).exists() and not demo:
+    state_dir = _state_dir(document)
+    if (state_dir / DEMO_MARKER).exists() and not demo:
         findings.append(
-            f"state_dir {settings.state_dir} was made by `sluicegate demo`: its keys were shown "
+            f"state_dir {state_dir} was made by `sluicegate demo`: its keys were shown "
             "on a screen; choose another directory"
         )
-    for name, upstream in settings.upstreams.items():
-        try:
-            provider_key(upstream)
-        except ValueError as error:
-            findings.append(f"upstreams.{name}.key_file: {error}")
-    if findings:
-        raise ConfigurationError(findings)
-    return settings
+    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
+        key_file = upstream.get("key_file") if isinstance(upstream, dict) else None
+        if isinstance(key_file, str) and Path(key_file).is_file():  # else it is told already
+            try:
+                _key_in(Path(key_file))
+            except ValueError as error:
+                findings.append(f"upstreams.{name}.key_file: {error}")
+    return findings
 
 
 def configured_state_dir(path: Path) -> Path:
@@ -437,7 +492,11 @@ def configured_state_dir(path: Path) -> Path:
     Raises:
         ConfigurationError: the file is no YAML, or the environment names what there is not.
     """
-    named = _merge(_read_yaml(path), _read_environment()).get("state_dir")
+    return _state_dir(_merge(_read_yaml(path), _read_environment()))
+
+
+def _state_dir(document: dict[str, Any]) -> Path:
+    named = document.get("state_dir")
     return Path(str(named)) if named else Settings.model_fields["state_dir"].default
 
 
@@ -450,46 +509,118 @@ def _withhold_provider_keys(document: dict[str, Any]) -> None:
             upstream["key"] = WITHHELD
 
 
-def _validate(document: dict[str, Any]) -> Settings:
-    """All findings at once: what is wrong is taken out and the rest is validated again, because
-    checks between keys run only where each key alone is right."""
-    findings: list[str] = []
-    pruned: set[tuple[Any, ...]] = set()
+def _validate(document: dict[str, Any]) -> tuple[Settings | None, list[Finding]]:
+    """The settings, or all findings at once.
+
+    Checks between keys run only where each key alone is right. So what is wrong gives way to a
+    default or a stand-in, and the rest is validated again, until nothing is wrong.
+
+    Args:
+        document: what is wrong is replaced in it.
+    """
+    findings: list[Finding] = []
+    replaced: set[KeyPath] = set()
     while True:
         try:
-            settings = Settings(**document)
+            return Settings(**document), findings
         except ValidationError as error:
-            fresh = [entry for entry in error.errors() if not _echo(entry, pruned)]
-            findings += [_finding(entry) for entry in fresh]
-            for entry in fresh:
-                pruned.add(entry["loc"])
-                _prune(document, entry["loc"])
-            if not fresh:
-                raise ConfigurationError(findings) from None
-        else:
-            if findings:
-                raise ConfigurationError(findings)
-            return settings
+            wrong = [finding for entry in error.errors() for finding in _findings(entry)]
+        fresh = [finding for finding in wrong if not replaced.issuperset(finding[1])]
+        if not fresh:
+            return None, findings
+        # A check between keys says nothing where one of them is not as it was written.
+        findings += [finding for finding in fresh if not _touches(finding[1], replaced)]
+        for _, paths in fresh:
+            replaced.update(paths)
+            for path in paths:
+                _replace(document, path)
 
 
-def _echo(entry: Any, pruned: set[tuple[Any, ...]]) -> bool:
-    """Whether a finding only says that something is missing which we took out ourselves."""
+def _findings(entry: Any) -> list[Finding]:
+    """What one error of pydantic's says."""
     path = entry["loc"]
-    below = {loc[len(path)] for loc in pruned if loc[: len(path)] == path and loc != path}
-    emptied = bool(below) and entry["type"] in ("missing", "too_short")
-    missed = "missing" in entry["msg"] and any(str(name) in entry["msg"] for name in below)
-    return path in pruned or emptied or missed
+    place = ".".join(str(part) for part in path) or "settings"
+    conflict = entry.get("ctx", {}).get("error")
+    if isinstance(conflict, _Conflict):
+        return [
+            (f"{place}: {message}", [(*path, *key) for key in keys])
+            for message, keys in conflict.findings
+        ]
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] == "extra_forbidden":
+        message = "no such key; check its spelling"
+    elif entry["type"] == "missing":
+        message = "missing; it has no default"
+    return [(f"{place}: {message}", [path])]
 
 
-def _prune(document: Any, path: tuple[Any, ...]) -> None:
-    """Take out the key at ``path``, or the key of the list that ``path`` leads into. A finding
-    about several keys has no path of its own, and leaves the document as it is."""
+def _touches(paths: Iterable[KeyPath], others: Iterable[KeyPath]) -> bool:
+    """Whether one of ``paths`` is, leads to, or stands below one of ``others``."""
+    return any(
+        all(part == other for part, other in zip(path, each, strict=False))
+        for path, each in itertools.product(paths, others)
+    )
+
+
+def _replace(document: dict[str, Any], path: KeyPath) -> None:
+    """Put something that holds in the place of a key: its default, or a stand-in where there is
+    none, or where the default would set off a check that speaks of what was not written."""
+    match path:
+        case ("upstreams",):
+            document["upstreams"] = {"stand-in": dict(_ENDPOINT)}
+        case ("upstreams", name):
+            document["upstreams"][name] = dict(_ENDPOINT)
+        case ("upstreams", name, "url" | "kind" as field):
+            document["upstreams"][name][field] = _ENDPOINT[field]
+        case ("upstreams", name, "key" | "key_file" as field):
+            document["upstreams"][name].pop(field, None)
+            document["upstreams"][name]["kind"] = _ENDPOINT["kind"]
+        case ("policy",) | ("policy", "bundle" | "verification_key" | "directory"):
+            document["policy"] = {"directory": os.curdir}
+        case ("limits", "redis_url"):
+            document["limits"]["redis_url"] = WITHHELD
+        case ("data" | "console" | "ops" as listener, "tls" | "behind_proxy", *_):
+            document[listener].pop("tls", None)
+            document[listener]["behind_proxy"] = True
+        case _:
+            _take_out(document, path)
+
+
+def _take_out(document: Any, path: KeyPath) -> None:
+    """Take out the key at ``path``, or the key of the list that ``path`` leads into."""
     for part, following in itertools.zip_longest(path, path[1:]):
         below = document.get(part)
         if following is None or not isinstance(below, dict):
             document.pop(part, None)
             return
         document = below
+
+
+def _origin(paths: Sequence[KeyPath], variables: dict[str, Any], written: dict[str, Any]) -> str:
+    """The variables that a finding comes from, for whoever looks for it in the file in vain.
+
+    Args:
+        paths: the keys that the finding is about. One that is missing counts as what it is
+            missing from.
+        variables: what the environment holds.
+        written: what the file holds.
+    """
+    sources = []
+    for path in paths:
+        if _holds(variables, path):
+            sources.append(path)
+        elif _holds(variables, path[:-1]) and not _holds(written, path[:-1]):
+            sources.append(path[:-1])
+    named = [name for name, place in _our_variables() if _touches([place], sources)]
+    return f" (from the environment: {', '.join(named)})" if named else ""
+
+
+def _holds(document: Any, path: KeyPath) -> bool:
+    for part in path:
+        if not isinstance(document, dict) or part not in document:
+            return isinstance(document, list)  # a place in a list counts as the list
+        document = document[part]
+    return True
 
 
 def _merge(document: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -510,10 +641,13 @@ def provider_key(upstream: Upstream) -> str | None:
     """
     if upstream.key is not None:
         return upstream.key.get_secret_value()
-    if upstream.key_file is None:
-        return None
+    return None if upstream.key_file is None else _key_in(upstream.key_file)
+
+
+def _key_in(path: Path) -> str:
+    """The key in a file; as ``provider_key``."""
     try:
-        text = upstream.key_file.read_text("ascii")
+        text = path.read_text("ascii")
     except OSError as error:
         raise ValueError(str(error.strerror)) from None
     except UnicodeDecodeError:
@@ -540,21 +674,38 @@ def environment_value(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def _our_variables() -> Iterator[tuple[str, KeyPath]]:
+    """Each variable that may be ours, and the key that it sets. What else begins like ours, such as
+    what Kubernetes sets for a service of our name, has no ``__`` and is no key."""
+    for name in sorted(os.environ):
+        path = tuple(name[len(_PREFIX) :].lower().split(_DELIMITER))
+        if name.upper().startswith(_PREFIX) and (len(path) > 1 or path[0] in Settings.model_fields):
+            yield name, path
+
+
 def _read_environment() -> dict[str, Any]:
-    prefix, delimiter = "SLUICEGATE_", "__"
-    ours = [name for name in os.environ if name.upper().startswith(prefix) and delimiter in name]
-    findings = [
-        f"{name}: no such key; check its spelling"
-        for name in ours
-        if name[len(prefix) :].partition(delimiter)[0].lower() not in Settings.model_fields
-    ]
-    try:
-        values = EnvSettingsSource(Settings)()
-    except SettingsError as error:  # names the section; its cause would quote the value
-        findings.append(f"environment: {error}")
+    source = EnvSettingsSource(Settings)
+    findings = []
+    for name, (section, *below) in _our_variables():
+        field = Settings.model_fields.get(str(section))
+        if field is None:
+            findings.append(f"{name}: no such key; check its spelling")
+        elif not below and source.field_is_complex(field) and not _is_json(os.environ[name]):
+            findings.append(f"{name}: its value is no JSON; or set single keys, as {name}__KEY")
     if findings:
         raise ConfigurationError(findings)
-    return values
+    try:
+        return source()
+    except SettingsError as error:  # names the section; its cause would quote the value
+        raise ConfigurationError([f"environment: {error}"]) from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -594,13 +745,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigurationError([f"{path}: the top level is a mapping of keys"])
     return {str(key): value for key, value in document.items()}
-
-
-def _finding(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"]) or "settings"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "no such key; check its spelling"
-    elif error["type"] == "missing":
-        message = "missing; it has no default"
-    return f"{path}: {message}"

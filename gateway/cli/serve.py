@@ -46,7 +46,8 @@ def read_settings(
         findings = "\n".join(f"  {finding}" for finding in error.findings)
         count = len(error.findings)
         fail(
-            f"{path}: {count} {'thing is' if count == 1 else 'things are'} wrong\n{findings}",
+            f"{path} and the environment: {count} "
+            f"{'thing is' if count == 1 else 'things are'} wrong\n{findings}",
             "" if path.exists() else "write one with `sluicegate init`, or name it with --config",
             code=EXIT_USAGE,
         )

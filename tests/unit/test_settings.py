@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from gateway.settings import ConfigurationError, Settings, child_environment, load, provider_key
 
@@ -16,6 +20,10 @@ KEY = "sk-canary-0123456789abcdef"
 GOOD: dict[str, Any] = {
     "upstreams": {"openai": {"url": "https://api.example.com", "kind": "openai", "key": KEY}},
 }
+NAMES = st.sampled_from(
+    ["listen", "tls", "behind_proxy", "workers", "url", "kind", "key", "key_file", "bundle",
+     "directory", "store", "redis_url", "opa", "token", "a"]
+)  # fmt: skip
 Read = Callable[..., Settings]
 
 
@@ -103,6 +111,138 @@ def test_a_finding_about_several_keys_is_told_like_any_other(read: Read) -> None
     found = findings(read, data={"workers": 2, "drain_s": -1})
     assert found[0].startswith("data.drain_s: ")
     assert found[1].startswith("settings: data.workers is 2 and limits.store is memory")
+
+
+MISTAKES: dict[str, tuple[str, Any, str]] = {
+    "a field": ("data.drain_s", -1, "data.drain_s: "),
+    "two keys of a section": (
+        "data.memory_budget_bytes",
+        2048,
+        "data: memory_budget_bytes is smaller than max_body_bytes",
+    ),
+    "two sections": ("data.workers", 2, "settings: data.workers is 2 and limits.store is memory"),
+    "two listeners": ("data.listen", "127.0.0.1:8082", "settings: data.listen and ops.listen are"),
+    "a public listener": ("console.listen", "192.0.2.1:80", "console: 192.0.2.1:80 is reachable"),
+    "half a certificate": ("ops.tls", {"certificate": "c.pem"}, "ops.tls.key: missing"),
+    "an endpoint": (
+        "upstreams.plain",
+        {"url": "http://x.example/v1", "kind": "openai"},
+        "upstreams.plain: url: plain http",
+    ),
+    "the same endpoint's path": (
+        "upstreams.path",
+        {"url": "https://x.example/v1", "kind": "openai", "key_file": "none"},
+        "upstreams.path: url: scheme, host and port only",
+    ),
+    "an endpoint without a kind": (
+        "upstreams.kindless",
+        {"url": "https://x.example", "key": KEY},
+        "upstreams.kindless.kind: missing",
+    ),
+    "a key file": (
+        "upstreams.filed",
+        {"url": "https://x.example", "kind": "openai", "key_file": "short-key"},
+        "upstreams.filed.key_file: is shorter",
+    ),
+    "the policy's source": ("policy.bundle", "none.tar.gz", "policy: bundle: no such file"),
+    "a source for --dev": ("policy.directory", "rules", "policy.directory is a source for --dev"),
+    "a demo's directory": ("state_dir", "demo-state", "state_dir demo-state was made by"),
+    "a status": ("denial_status", {"chat": 429}, "denial_status.chat: 429"),
+    "what is no section": ("audit", 7, "audit: "),
+    "a key that there is not": ("limits.tls", 1, "limits.tls: no such key"),
+}
+
+
+@given(chosen=st.sets(st.sampled_from(sorted(MISTAKES)), min_size=1))
+@examples(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_of_any_mistakes_together_each_is_told(
+    read: Read, tmp_path: Path, chosen: set[str]
+) -> None:
+    (tmp_path / "short-key").write_text("short")
+    (tmp_path / "demo-state").mkdir(exist_ok=True)
+    (tmp_path / "demo-state" / "demo.json").write_text("{}")
+    document: dict[str, Any] = {"upstreams": dict(GOOD["upstreams"])}
+    for path, value, _ in map(MISTAKES.__getitem__, sorted(chosen)):
+        section, _, key = path.partition(".")
+        if key:
+            document.setdefault(section, {})[key] = value
+        else:
+            document[section] = value
+    found = findings(read, dev=False, **document)
+    for name in chosen:
+        assert any(each.startswith(MISTAKES[name][2]) for each in found), (name, found)
+    assert len(set(found)) == len(found)
+
+
+def test_no_check_speaks_of_a_value_that_was_not_written(read: Read) -> None:
+    """A key that is wrong gives way to its default, which is not what anybody meant."""
+    (listen,) = findings(read, data={"listen": "127.0.0.1:8081"}, console={"listen": "x"})
+    assert listen.startswith("console.listen: ")
+    (store,) = findings(read, data={"workers": 2}, limits={"store": "reddis"})
+    assert store.startswith("limits.store: ")
+    (key,) = findings(read, ops={"listen": "0.0.0.0:1", "tls": {"certificate": "c.pem"}})
+    assert key.startswith("ops.tls.key: ")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=2) | st.dictionaries(NAMES, below, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(document=st.dictionaries(st.sampled_from(sorted(Settings.model_fields)), VALUES))
+@examples(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_document_of_any_form_is_read_or_told(read: Read, document: dict[str, Any]) -> None:
+    with suppress(ConfigurationError):
+        read(yaml.safe_dump(document))
+
+
+@pytest.mark.parametrize(
+    ("variables", "path", "named"),
+    [
+        ({"UPSTREAMS__VLLM__URL": "http://x.example", "UPSTREAMS__VLLM__KIND": "vllm"},
+         "upstreams.vllm: ", "UPSTREAMS__VLLM__URL"),
+        ({"UPSTREAMS__VLLM__KEY": KEY}, "upstreams.vllm.url: missing", "UPSTREAMS__VLLM__KEY"),
+        ({"UPSTREAMS__OPENAI__KIND": "opnai"}, "upstreams.openai.kind: ",
+         "UPSTREAMS__OPENAI__KIND"),
+        ({"UPSTREAMS": '{"openai": {"url": 4}}'}, "upstreams.openai.url: ", "UPSTREAMS"),
+        ({"LOG_LEVEL": "loud"}, "log_level: ", "LOG_LEVEL"),
+        ({"DATA__TRUSTED_PROXIES": '["x"]'}, "data.trusted_proxies.0: ", "DATA__TRUSTED_PROXIES"),
+        ({"DATA__WORKERS": "2"}, "settings: data.workers is 2", "DATA__WORKERS"),
+    ],
+)  # fmt: skip
+def test_what_the_environment_has_wrong_is_told_with_its_variable(
+    read: Read,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    path: str,
+    named: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLUICEGATE_{name}", value)
+    found = findings(read)
+    (finding,) = [each for each in found if each.startswith(path)]
+    assert finding.endswith(f" (from the environment: SLUICEGATE_{named})")
+
+
+def test_control_a_mistake_of_the_file_names_no_variable(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICEGATE_UPSTREAMS__VLLM__KEY", KEY)
+    monkeypatch.setenv("SLUICEGATE_DATA__DRAIN_S", "4")
+    found = findings(
+        read, upstreams={"vllm": {"url": "https://x.example"}}, data={"head_timeout_s": -1}
+    )
+    assert {each.partition(":")[0] for each in found} == {
+        "upstreams.vllm.kind",
+        "data.head_timeout_s",
+    }
+    assert not [each for each in found if "SLUICEGATE_" in each]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +336,7 @@ def test_the_environment_comes_over_the_file(read: Read, monkeypatch: pytest.Mon
         ("SLUICEGATE_LIMTS__STORE", "redis", "SLUICEGATE_LIMTS__STORE: no such key"),
         ("SLUICEGATE_LIMITS__STOER", "redis", "limits.stoer: no such key"),
         ("SLUICEGATE_DATA__WORKERS", "many", "data.workers: "),
-        ("SLUICEGATE_DATA", "{not json", "data"),
+        ("SLUICEGATE_DATA", "{not json", "SLUICEGATE_DATA: its value is no JSON"),
         ("SLUICEGATE_UPSTREAMS__OPENAI__KEY", "", "upstreams.openai.key: is empty"),
     ],
 )
