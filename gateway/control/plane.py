@@ -52,12 +52,13 @@ class PolicySource:
     """Where bundles come from.
 
     ``read`` gives the current one and raises ``BundleError``; ``archive`` the signed bytes that it
-    was read from, if it was; ``watched`` is a directory whose files are looked at for changes
-    (``--dev`` and the demo).
+    was read from, if it was; ``path`` is where people mend it; ``watched`` is a directory whose
+    files are looked at for changes (``--dev`` and the demo).
     """
 
     read: Callable[[], Bundle]
     name: str
+    path: Path
     archive: Callable[[], bytes] = bytes
     watched: Path | None = None
 
@@ -348,7 +349,9 @@ def _fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
 
 def directory_source(directory: Path) -> PolicySource:
     """A watched directory of rules and data."""
-    return PolicySource(read=lambda: read_directory(directory), name="directory", watched=directory)
+    return PolicySource(
+        read=lambda: read_directory(directory), name="directory", path=directory, watched=directory
+    )
 
 
 def archive_source(path: Path, key: ECKey) -> PolicySource:
@@ -364,4 +367,4 @@ def archive_source(path: Path, key: ECKey) -> PolicySource:
         last[0] = raw
         return bundle
 
-    return PolicySource(read=read, name=path.name, archive=lambda: last[0])
+    return PolicySource(read=read, name=path.name, path=path, archive=lambda: last[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -98,6 +99,18 @@ class Status:
             }
         return shown
 
+    def _mend_the_rules(self) -> str:
+        """The commands, with this gateway's own paths, that bring good rules in."""
+        source, root = self._plane.source, shlex.quote(str(self._plane.state.root))
+        path = shlex.quote(str(source.path.absolute()))
+        if source.watched is not None:
+            return f"sluicegate policy check {path}, mend what it names: saved files are taken up"
+        return (
+            "mend the rules where they are written, "
+            f"sluicegate policy build RULES -o {path} --signing-key KEY.pem, "
+            f"sluicegate policy reload --dir {root} --reason …"
+        )
+
     def _problems(self, workers: list[dict[str, Any]]) -> list[dict[str, str]]:
         """What is wrong: ``what``, ``reaches`` (whom), ``do`` (the next command)."""
         plane = self._plane
@@ -108,7 +121,7 @@ class Status:
                     "what": "no policy is active: "
                     + ("; ".join(plane.rejected[:3]) or "none was loaded"),
                     "reaches": "every caller: nothing is let through",
-                    "do": "sluicegate policy check, mend what it names, sluicegate policy reload",
+                    "do": self._mend_the_rules(),
                 }
             )
         elif plane.rejected:
@@ -116,7 +129,7 @@ class Status:
                 {
                     "what": "the newest rules were rejected: " + "; ".join(plane.rejected[:3]),
                     "reaches": "nobody yet: the revision before stays active",
-                    "do": "sluicegate policy check, mend what it names, sluicegate policy reload",
+                    "do": self._mend_the_rules(),
                 }
             )
         if len(workers) < self._expected:
