@@ -83,12 +83,29 @@ class Egress:
             EgressRefused: the URL is not allowed, or its host has an address that is not.
             EgressFailed: anything but a 200 of at most ``max_bytes`` in time.
         """
+        status, body = await self._exchange("GET", url, None, max_bytes)
+        if status != 200:  # noqa: PLR2004 - RFC 9110, 15.3.1
+            raise EgressFailed(f"{self.check_url(url).host} answered {status}")
+        return body
+
+    async def post(self, url: str, body: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[int, bytes]:
+        """Status and body of the answer to a POST.
+
+        Raises:
+            EgressRefused: the URL is not allowed, or its host has an address that is not.
+            EgressFailed: no answer of at most ``max_bytes`` in time.
+        """
+        return await self._exchange("POST", url, body, max_bytes)
+
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None, max_bytes: int
+    ) -> tuple[int, bytes]:
         target = self.check_url(url)
         try:
-            async with self._open().get(target, allow_redirects=False) as answer:
-                if answer.status != 200:  # noqa: PLR2004 - RFC 9110, 15.3.1
-                    raise EgressFailed(f"{target.host} answered {answer.status}")
-                return await _bounded(answer, max_bytes)
+            async with self._open().request(
+                method, target, data=body, allow_redirects=False
+            ) as answer:
+                return answer.status, await _bounded(answer, max_bytes)
         except TimeoutError:
             raise EgressFailed(f"{target.host} did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 audit/<shard>/      one log for each writing process
 heads/<shard>       its newest checkpoint, kept outside the log
+cosigned/<shard>    the newest that witnesses have cosigned
 keys/               0700: log signing keys, the registry's MAC key, the pseudonym key
 vkeys/<shard>       public log keys: copy them to whoever verifies
 index.sqlite        what searches use; made from the logs, and may be deleted
@@ -63,6 +64,10 @@ class StateDirectory:
     def head(self, shard: str) -> Path:
         """The file that holds a log's newest checkpoint."""
         return self.root / "heads" / shard
+
+    def cosigned(self, shard: str) -> Path:
+        """The file that holds the newest checkpoint of a log that witnesses have cosigned."""
+        return self.root / "cosigned" / shard
 
     @property
     def keys(self) -> Path:

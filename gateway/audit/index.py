@@ -25,7 +25,7 @@ from gateway.audit.read import Entry, LogReader, Position
 from gateway.audit.segments import LogCorrupt, segment_files, segment_name
 from gateway.audit.terms import HEARTBEAT, effect_of, names_of, terms_of, words_of
 from gateway.audit.tiles import extended, subtree_of
-from gateway.audit.tlog import leaf_hash
+from gateway.audit.tlog import Subtree, leaf_hash
 
 __all__ = ["COUNTED", "HOUR_NS", "Index", "IndexDamaged", "Log"]
 
@@ -163,6 +163,20 @@ class Index:
         """How many records of each log it holds."""
         with damaged_if_unreadable():
             return dict(self.database.execute("SELECT shard, size FROM logs"))
+
+    def head(self, shard: str) -> tuple[bytes, Subtree]:
+        """The signed checkpoint up to which a log was read, and the roots of its subtrees.
+
+        Raises:
+            IndexDamaged: it holds nothing of this log.
+        """
+        row = self.database.execute(
+            "SELECT id, checkpoint FROM logs WHERE shard = ?", (shard,)
+        ).fetchone()
+        if row is None:
+            raise IndexDamaged(f"the index holds nothing of {shard}")
+        number, note = row
+        return bytes(note), subtree_of(lambda level, tile: self.tile(number, level, tile))
 
     def tile(self, log: int, level: int, number: int) -> bytes:
         """A tile of a log's tree.

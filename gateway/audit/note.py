@@ -26,10 +26,13 @@ __all__ = [
     "NoteError",
     "SigningKey",
     "VerifierKey",
+    "check_name",
     "checkpoint_body",
+    "decode_base64",
     "open_note",
     "parse_checkpoint",
     "sign_checkpoint",
+    "signature_lines",
 ]
 
 ED25519 = b"\x01"
@@ -45,14 +48,24 @@ class NoteError(ValueError):
     """A note, checkpoint or key is malformed, or no known key signed it."""
 
 
-def _decode(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
+    """Strict base64 (RFC 4648, section 4).
+
+    Raises:
+        NoteError: it is not.
+    """
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise NoteError("not base64") from None
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """A key's name, if it is one (c2sp.org/signed-note).
+
+    Raises:
+        NoteError: it is not.
+    """
     if not name or "+" in name or any(char.isspace() or not char.isprintable() for char in name):
         raise NoteError("a key name is not empty and has no space, control character or plus sign")
     return name
@@ -71,7 +84,7 @@ class VerifierKey:
     """
 
     def __init__(self, name: str, public: bytes) -> None:
-        self.name = _check_name(name)
+        self.name = check_name(name)
         self.key_id = _key_id(name, public)
         self._public = public
         self._key = Ed25519PublicKey.from_public_bytes(public)
@@ -86,7 +99,7 @@ class VerifierKey:
         parts = vkey.strip().split("+", 2)
         if len(parts) != 3:  # noqa: PLR2004
             raise NoteError("a vkey is name+id+key")
-        blob = _decode(parts[2])
+        blob = decode_base64(parts[2])
         if blob[:1] != ED25519 or len(blob) != 1 + HASH_BYTES:
             raise NoteError("not an Ed25519 vkey")
         key = cls(parts[0], blob[1:])
@@ -156,7 +169,7 @@ class SigningKey:
         parts = path.read_text().strip().removeprefix(_SECRET).split("+", 2)
         if len(parts) != 3:  # noqa: PLR2004
             raise NoteError(f"{path.name}: not a signing key")
-        blob = _decode(parts[2])
+        blob = decode_base64(parts[2])
         if blob[:1] != ED25519 or len(blob) != 1 + HASH_BYTES:
             raise NoteError(f"{path.name}: not an Ed25519 signing key")
         key = cls(parts[0], blob[1:])
@@ -205,20 +218,33 @@ def _split_note(note: bytes) -> tuple[str, list[str]]:
     return text + "\n", lines
 
 
+def signature_lines(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
+    """The text, and of each signature line the name and what it carries, key id first.
+
+    Raises:
+        NoteError: malformed.
+    """
+    text, lines = _split_note(note)
+    found = []
+    for line in lines:
+        name, _, encoded = line.removeprefix(_DASH).partition(" ")
+        blob = decode_base64(encoded)
+        if not line.startswith(_DASH) or not name or len(blob) <= KEY_ID_BYTES:
+            raise NoteError("malformed signature line")
+        found.append((name, blob))
+    return text, found
+
+
 def open_note(note: bytes, keys: Sequence[VerifierKey]) -> str:
     """The text of a note that at least one of ``keys`` signed.
 
     Raises:
         NoteError: malformed, a wrong signature by a known key, or none by a known key.
     """
-    text, lines = _split_note(note)
+    text, lines = signature_lines(note)
     known = {(key.name, key.key_id): key for key in keys}
     signed = False
-    for line in lines:
-        name, _, encoded = line.removeprefix(_DASH).partition(" ")
-        blob = _decode(encoded)
-        if not line.startswith(_DASH) or not name or len(blob) <= KEY_ID_BYTES:
-            raise NoteError("malformed signature line")
+    for name, blob in lines:
         key = known.get((name, blob[:KEY_ID_BYTES]))
         if key is not None:
             if not key.verify(blob[KEY_ID_BYTES:], text.encode()):
@@ -266,7 +292,7 @@ def parse_checkpoint(note: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
     lines = open_note(note, own).split("\n")
     if len(lines) != 4:  # noqa: PLR2004  three lines and what follows the last newline
         raise NoteError("a checkpoint has three lines")
-    origin, size, root = lines[0], lines[1], _decode(lines[2])
+    origin, size, root = lines[0], lines[1], decode_base64(lines[2])
     if not origin or not size.isascii() or not size.isdigit() or str(int(size)) != size:
         raise NoteError("malformed checkpoint")
     if len(root) != HASH_BYTES:

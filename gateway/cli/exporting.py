@@ -15,10 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated
 
+import msgspec
 import typer
 
+from gateway import __version__
 from gateway.audit.export import CSV_COLUMNS, Found, csv_line, found_in, write_bundle
 from gateway.audit.index import Log
+from gateway.audit.ocsf import OCSF_VERSION, event
 from gateway.audit.search import Query
 from gateway.audit.verify import parse_vkey
 from gateway.audit.verify_export import ExportReport, verify_export
@@ -49,6 +52,7 @@ class Format(StrEnum):
     BUNDLE = "bundle"
     NDJSON = "ndjson"
     CSV = "csv"
+    OCSF = "ocsf"
 
 
 def export(
@@ -57,7 +61,8 @@ def export(
         Format,
         typer.Option(
             "--format",
-            help="bundle: a directory that proves itself; ndjson: the exact records; csv: a table.",
+            help="bundle: a directory that proves itself; ndjson: the exact records; csv: a table; "
+            f"ocsf: events of OCSF {OCSF_VERSION}.",
         ),
     ] = Format.BUNDLE,
     output: Annotated[
@@ -154,6 +159,12 @@ def _write_file(form: Format, output: Path | None, logs: dict[str, Log], query: 
         Format.CSV: lambda found: csv_line(
             {name: column(found) for name, column in CSV_COLUMNS.items()}
         ).encode(),
+        Format.OCSF: lambda found: (
+            msgspec.json.encode(
+                event(found.record, product_version=__version__, intent=found.intent)
+            )
+            + b"\n"
+        ),
     }
     head = csv_line(list(CSV_COLUMNS)).encode() if form is Format.CSV else b""
     with progress("reading the logs") as tell:

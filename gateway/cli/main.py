@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from gateway.cli import audit, demo, policy, registry, serve
+from gateway.cli import audit, demo, policy, registry, serve, witness
 from gateway.cli.terminal import EXIT_UNAVAILABLE, fail
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.add_typer(registry.keys, name="key")
 app.add_typer(registry.issuers, name="issuer")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
+app.add_typer(witness.app, name="witness")
 
 
 def main() -> None:

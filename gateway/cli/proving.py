@@ -5,13 +5,14 @@ These read what lies on disk, whether or not a gateway is writing it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from gateway.audit.cosign import Cosignature, WitnessKey, cosignatures
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
@@ -28,6 +29,7 @@ from gateway.cli.terminal import (
     say,
     show_json,
 )
+from gateway.core.clock import timestamp
 from gateway.state import StateDirectory
 
 __all__ = ["check", "prove", "verify", "vkeys"]
@@ -41,6 +43,12 @@ Keys = Annotated[
 
 def verify(
     key: Keys = None,
+    witness_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--witness-key", metavar="VKEY", help="A witness whose cosignatures count; repeatable."
+        ),
+    ] = None,
     own_keys: Annotated[
         bool, typer.Option("--own-keys", help="Use DIR/vkeys, from the same disk as the log.")
     ] = False,
@@ -55,23 +63,33 @@ def verify(
     texts = [*(key or ()), *(state.vkeys().values() if own_keys else ())]
     try:
         keys = dict(parse_vkey(text) for text in texts)
+        witnesses = [WitnessKey.parse(text) for text in witness_key or ()]
     except ValueError as error:
         fail(f"not a key: {error}", "write it as `audit vkeys` prints it", code=EXIT_USAGE)
     with explained():
+        cosigned = {shard: _seen_by(state, shard, witnesses) for shard in state.vkeys()}
         try:
             reports = verify_directory(state.audit, keys, _heads(state))
         except FileNotFoundError as error:
             fail(str(error), "name the gateway's directory with --dir", code=EXIT_UNAVAILABLE)
         alone = only_one(state.audit)
+    if witnesses:
+        for report in reports:
+            _judge_cosigned(report, cosigned.get(report.shard, []))
     good = all(report.verdict == OK for report in reports)
     source = "given" if key else "own" if own_keys else "none"
     if json:
-        shards = [vars(report) for report in reports]
+        shards: list[dict[str, Any]] = [
+            vars(report) | {"cosigned": [each._asdict() for each in cosigned.get(report.shard, [])]}
+            for report in reports
+        ]
         show_json({"ok": good, "keys": source, "one_shard": bool(alone), "shards": shards})
     else:
         if alone:
             say(alone)
         _show_reports(reports, full=full)
+        if witnesses:
+            _show_cosigned(cosigned, len(witnesses))
         _show_trust(state, source, pinned=good)
     if not good:
         raise SystemExit(EXIT_NO)
@@ -88,12 +106,36 @@ def _heads(state: StateDirectory) -> list[bytes]:
         with suppress(NoteError):
             own.append(VerifierKey.parse(text))
     notes = []
-    for path in sorted((state.root / "heads").glob("*")):
+    kept = [*(state.root / "heads").glob("*"), *(state.root / "cosigned").glob("*")]
+    for path in sorted(kept):
         note = path.read_bytes()
         with suppress(NoteError):
             parse_checkpoint(note, own)
             notes.append(note)
     return notes
+
+
+def _seen_by(
+    state: StateDirectory, shard: str, witnesses: Sequence[WitnessKey]
+) -> list[Cosignature]:
+    """Who has cosigned the newest checkpoint of a log that `audit cosign` kept."""
+    try:
+        return cosignatures(state.cosigned(shard).read_bytes(), witnesses)
+    except FileNotFoundError:
+        return []
+    except NoteError as error:
+        fail(f"{state.cosigned(shard)}: {error}", "have it cosigned again: `audit cosign`")
+
+
+def _judge_cosigned(report: Report, seen: Sequence[Cosignature]) -> None:
+    if report.verdict == OK and not seen:
+        report.verdict = "not cosigned by any witness that was named"
+
+
+def _show_cosigned(cosigned: Mapping[str, Sequence[Cosignature]], count: int) -> None:
+    for shard, seen in cosigned.items():
+        said = ", ".join(f"{each.witness} at {timestamp(each.time)}" for each in seen)
+        say(f"{shard}: cosigned by {len(seen)} of {count}" + (f": {said}" if said else ""))
 
 
 def _show_reports(reports: Sequence[Report], *, full: bool) -> None:

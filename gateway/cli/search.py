@@ -35,7 +35,7 @@ from gateway.cli.terminal import (
 )
 from gateway.state import StateDirectory
 
-__all__ = ["Typed", "asked", "logs_of", "query_of", "rebuild_index", "search"]
+__all__ = ["Typed", "asked", "logs_of", "query_of", "rebuild_index", "search", "with_index"]
 
 Answer = TypeVar("Answer")
 Typed = Annotated[
@@ -118,22 +118,29 @@ def query_of(typed: Sequence[str] | None, since: int | None, until: int | None) 
 
 
 def asked(state: StateDirectory, question: Callable[[Search], Answer]) -> Answer:
-    """The answer of an index that is up to date; one that is damaged is made anew, once.
+    """The answer of a search.
 
     Raises:
         ValueError: the question cannot be answered.
     """
+    return with_index(state, lambda index, logs: question(Search(index, logs)))
+
+
+def with_index(
+    state: StateDirectory, question: Callable[[Index, dict[str, Log]], Answer]
+) -> Answer:
+    """The answer of an index that is up to date; one that is damaged is made anew, once."""
     with explained():
         logs = logs_of(state)
         try:
             with _opened(state, logs) as index:
-                return question(Search(index, logs))
+                return question(index, logs)
         except IndexDamaged as error:
             warn(f"{error}; the index is made anew from the logs")
             _forget(state)
         try:
             with _opened(state, logs) as index:
-                return question(Search(index, logs))
+                return question(index, logs)
         except IndexDamaged as error:
             fail(
                 f"{error}, though the index was just made",

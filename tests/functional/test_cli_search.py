@@ -220,3 +220,13 @@ def test_an_export_that_breaks_leaves_nothing_half_written(operator, tmp_path):
     assert "damaged" in said.err
     assert not out.exists()
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_ocsf_events_pair_an_outcome_with_its_intent(kept, tmp_path):
+    out = tmp_path / "out.ndjson"
+    kept("audit", "export", "--format", "ocsf", "type=access", "-o", str(out))
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(events) == 73
+    assert {event["class_uid"] for event in events} == {6003}
+    assert {event["metadata"]["version"] for event in events} == {"1.8.0"}
+    assert all(event["actor"]["user"]["uid"] == "red" for event in events)

@@ -53,7 +53,7 @@ def test_a_checkpoint_reads_back_and_the_verifier_agrees():
     checkpoint = sign_checkpoint(KEY, 11, root_of(LEAVES))
     assert parse_checkpoint(checkpoint.note, [KEY.verifier]) == checkpoint
     name, public = verify.parse_vkey(KEY.vkey)
-    read = verify._read_checkpoint(checkpoint.note, {name: public})
+    read = verify.read_checkpoint(checkpoint.note, {name: public})
     assert read == (KEY.name, 11, root_of(LEAVES), True)
 
 
@@ -64,8 +64,8 @@ def test_no_flipped_bit_of_a_checkpoint_passes_unnoticed(bit):
     with pytest.raises(NoteError):
         parse_checkpoint(bytes(note), [KEY.verifier])
     name, public = verify.parse_vkey(KEY.vkey)
-    with contextlib.suppress(verify._BadNote):
-        assert not verify._read_checkpoint(bytes(note), {name: public})[3]
+    with contextlib.suppress(verify.BadNote):
+        assert not verify.read_checkpoint(bytes(note), {name: public})[3]
 
 
 def test_signatures_by_other_keys_are_passed_over_so_that_keys_can_change():
@@ -93,8 +93,8 @@ def test_only_a_key_named_like_the_origin_signs_a_checkpoint():
     both = KEY.sign(body) + forged.rpartition(b"\n\n")[2]
     assert parse_checkpoint(both, [KEY.verifier, other.verifier]).size == 11
     keys = dict(verify.parse_vkey(key.vkey) for key in (KEY, other))
-    assert not verify._read_checkpoint(forged, keys)[3]
-    assert verify._read_checkpoint(both, keys)[3]
+    assert not verify.read_checkpoint(forged, keys)[3]
+    assert verify.read_checkpoint(both, keys)[3]
 
 
 ROOT64 = base64.b64encode(bytes(32)).decode()

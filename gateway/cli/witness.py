@@ -1,0 +1,317 @@
+"""``witness``: cosign other people's logs; ``audit cosign``: have one's own cosigned."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, with_lines
+from gateway.audit.index import Index, Log
+from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
+from gateway.audit.tlog import Subtree, consistency_path
+from gateway.audit.witness import MAX_REQUEST_BYTES, Witness, WitnessBusy, format_request
+from gateway.cli.search import with_index
+from gateway.cli.terminal import (
+    DIR,
+    EXIT_NO,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    AsJson,
+    Directory,
+    fail,
+    say,
+    show_json,
+)
+from gateway.egress import Egress, EgressFailed, EgressRefused
+from gateway.serving import Server, bind, configuration
+from gateway.settings import Listener
+from gateway.state import StateDirectory
+
+__all__ = ["app", "cosign"]
+
+app = typer.Typer(
+    help="A witness of other people's logs: run it elsewhere, under someone else.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+KEY_FILE = "witness.key"
+_PATH = "/add-checkpoint"
+_ROUNDS = 3
+"""Tries to agree with a witness on what it has seen, while others push too."""
+
+
+# The witness
+
+
+@app.command()
+def serve(
+    log: Annotated[
+        list[str],
+        typer.Option("--log", metavar="VKEY", help="A log to cosign, by its key; repeatable."),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The witness's name, when its key is made.")
+    ] = None,
+    listen: Annotated[str, typer.Option("--listen", help="HOST:PORT.")] = "127.0.0.1:8090",
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front ends TLS.")
+    ] = False,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="The witness's own directory: its key, what it has seen.")
+    ] = Path("sluicegate-witness"),
+) -> None:
+    """Cosign the checkpoints of logs that were only appended to since the last one.
+
+    Speaks c2sp.org/tlog-witness. Keys are printed at the start.
+    """
+    logs: dict[str, list[VerifierKey]] = {}
+    try:
+        for text in log:
+            key = VerifierKey.parse(text)
+            logs.setdefault(key.name, []).append(key)
+        listener = _listener(listen, behind_proxy=behind_proxy)
+    except NoteError as error:
+        fail(f"--log: {error}", "give it as `audit vkeys` prints it", code=EXIT_USAGE)
+    with ExitStack() as held:
+        try:
+            signer = _signer(directory, name)
+            witness = held.enter_context(closing(Witness(directory, signer, logs)))
+            socket = held.enter_context(closing(bind(listener)))
+        except (NoteError, WitnessBusy) as error:
+            fail(str(error), code=EXIT_UNAVAILABLE)
+        except OSError as error:
+            what = error.filename or listener.listen
+            fail(f"{what}: {error.strerror}", code=EXIT_UNAVAILABLE)
+        port = socket.getsockname()[1]
+        told = (
+            f"witness  http://{listener.host}:{port}{_PATH}",
+            f"vkey     {signer.verifier}",
+            f"logs     {', '.join(sorted(logs))}",
+        )
+        asyncio.run(_serve(Server(configuration(_Application(witness), listener)), socket, told))
+
+
+def _listener(listen: str, *, behind_proxy: bool) -> Listener:
+    host, _, port = listen.rpartition(":")
+    try:
+        public = not ipaddress.ip_address(host.strip("[]")).is_loopback
+        number = int(port)
+    except ValueError:
+        fail(f"--listen {listen!a}", "write it as 127.0.0.1:8090", code=EXIT_USAGE)
+    if public and not behind_proxy:
+        fail(
+            f"{listen} is reachable from outside without TLS",
+            "put a proxy with TLS in front and say --behind-proxy",
+            code=EXIT_USAGE,
+        )
+    return Listener(listen=f"{host}:{number}", behind_proxy=behind_proxy)
+
+
+def _signer(directory: Path, name: str | None) -> WitnessSigner:
+    """The witness's key; made the first time."""
+    path = directory / KEY_FILE
+    if path.exists():
+        signer = WitnessSigner.load(path)
+        if name not in (None, signer.verifier.name):
+            raise NoteError(f"the key in {path} is of {signer.verifier.name}")
+        return signer
+    if name is None:
+        fail(f"there is no key in {directory}", "name the witness, by --name", code=EXIT_USAGE)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return WitnessSigner.create(path, name)
+
+
+async def _serve(server: Server, socket: Any, told: Sequence[str]) -> None:
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, server.stop)
+    for line in told:
+        say(line)
+    await server.serve(sockets=[socket])
+
+
+class _Application:
+    """One route, raw ASGI; requests are answered one after another."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        status, kind, answer = 404, "text/plain", b"POST /add-checkpoint\n"
+        if scope["path"] == _PATH and scope["method"] == "POST":
+            body = await _body(receive)
+            if body is None:
+                status, answer = 413, b"too long for a checkpoint\n"
+            else:
+                try:
+                    reply = self._witness.add_checkpoint(body, int(time.time()))
+                except (NoteError, OSError) as error:
+                    print(f"sluicegate: nothing was cosigned: {error}", file=sys.stderr, flush=True)
+                    status, answer = 500, b"the witness cannot keep what it has seen\n"
+                else:
+                    status, kind, answer = reply
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+async def _body(receive: Any) -> bytes | None:
+    """The whole body, or ``None`` for one that is too long."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += bytes(message.get("body", b""))
+        if len(body) > MAX_REQUEST_BYTES:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+# The log's side
+
+
+class _Refused(Exception):
+    """A witness does not agree that the log was only appended to."""
+
+
+def cosign(
+    witness: Annotated[
+        list[str], typer.Option("--witness", metavar="URL", help="A witness; repeatable.")
+    ],
+    witness_key: Annotated[
+        list[str],
+        typer.Option("--witness-key", metavar="VKEY", help="Its key, in the same order."),
+    ],
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-network", metavar="CIDR", help="A network that is not public; repeatable."
+        ),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, metavar="SECONDS", help="Go on, so often.")
+    ] = None,
+    directory: Directory = DIR,
+    json: AsJson = False,
+) -> None:
+    """Have every log's newest checkpoint cosigned by witnesses, and keep what they said.
+
+    Ends with code 1 if a witness has seen a log longer than this one, or another one.
+    """
+    state = StateDirectory(Path(directory))
+    if len(witness) != len(witness_key):
+        fail("each --witness needs its --witness-key", code=EXIT_USAGE)
+    try:
+        keys = [WitnessKey.parse(text) for text in witness_key]
+        egress = Egress(network or ())
+    except ValueError as error:  # NoteError among them
+        fail(str(error), "a witness prints its vkey when it starts", code=EXIT_USAGE)
+    named = list(zip(witness, keys, strict=True))
+    while True:
+        told = with_index(
+            state,
+            lambda index, logs: [
+                _cosigned(state, shard, log, index, named, egress) for shard, log in logs.items()
+            ],
+        )
+        good = all(each["witnesses"] == len(keys) for each in told)
+        if json:
+            show_json({"ok": good, "logs": told})
+        else:
+            for each in told:
+                say(f"{each['shard']}: {each['said']}")
+        if any(each["refused"] for each in told) or (every is None and not good):
+            raise SystemExit(EXIT_NO)
+        if every is None:
+            return
+        time.sleep(every)
+
+
+def _cosigned(
+    state: StateDirectory,
+    shard: str,
+    log: Log,
+    index: Index,
+    witnesses: Sequence[tuple[str, WitnessKey]],
+    egress: Egress,
+) -> dict[str, Any]:
+    """Ask every witness about one log; keep the checkpoint with the lines of those who signed."""
+    note, subtree = index.head(shard)
+    size = parse_checkpoint(note, log.keys).size
+    whole, troubles, refused = note, [], False
+    for url, key in witnesses:
+        try:
+            lines = asyncio.run(_asked(egress, url, note, size, subtree))
+            if cosignatures(with_lines(note, lines), [key]):
+                whole = with_lines(whole, lines)
+            else:
+                troubles.append(f"{key.name}: its answer has no signature by its key")
+        except (EgressFailed, EgressRefused, NoteError) as error:
+            troubles.append(f"{key.name}: {error}")
+        except _Refused as error:
+            troubles.append(f"REFUSED by {key.name}: {error}")
+            refused = True
+    signed = cosignatures(whole, [key for _, key in witnesses])
+    if signed:
+        path = state.cosigned(shard)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        partial.write_bytes(whole)
+        partial.rename(path)
+    said = f"{size:,} records cosigned by {len(signed)} of {len(witnesses)}"
+    return {
+        "shard": shard,
+        "size": size,
+        "witnesses": len(signed),
+        "refused": refused,
+        "said": "; ".join([said, *troubles]),
+    }
+
+
+async def _asked(egress: Egress, url: str, note: bytes, size: int, subtree: Subtree) -> bytes:
+    """A witness's signature lines.
+
+    Raises:
+        _Refused: it has seen a log that this one does not extend.
+        EgressFailed, EgressRefused: it cannot be asked.
+        NoteError: it does not speak the protocol.
+    """
+    target = url.removesuffix("/").removesuffix(_PATH) + _PATH
+    try:
+        old = size  # the witness says what it has, unless this is it
+        for _ in range(_ROUNDS):
+            proof = consistency_path(subtree, old, size)
+            status, body = await egress.post(target, format_request(old, proof, note))
+            if status == 200:  # noqa: PLR2004
+                return body
+            if status == 422:  # noqa: PLR2004
+                raise _Refused("the log that it saw is not the beginning of this one: a fork")
+            if status != 409:  # noqa: PLR2004
+                raise EgressFailed(f"answered {status}: {body[:200].decode(errors='replace')!a}")
+            seen = body.strip()
+            if not seen.isdigit() or len(seen) > 18:  # noqa: PLR2004
+                raise NoteError("its answer has no size")
+            if int(seen) > size:
+                raise _Refused(
+                    f"it has seen {int(seen):,} records, and here are {size:,}: cut back"
+                )
+            if int(seen) == old == size:
+                raise _Refused(f"it has seen another log of {size:,} records: a fork")
+            old = int(seen)
+        raise EgressFailed("changed its mind too often")
+    finally:
+        await egress.close()
