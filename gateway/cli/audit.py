@@ -25,6 +25,7 @@ from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.exporting import export, verify_exported
 from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.records import Lines, paragraph, wanted
+from gateway.cli.reporting import reconcile, report
 from gateway.cli.search import rebuild_index, search
 from gateway.cli.shards import Found, Shards, at, explained, in_time, shards_of
 from gateway.cli.terminal import (
@@ -35,6 +36,7 @@ from gateway.cli.terminal import (
     say,
     show_json,
 )
+from gateway.cli.witness import cosign
 from gateway.registry.mac import KeyFileRefused, load_secret
 from gateway.registry.registry import MASTER_KEY_FILE
 from gateway.registry.store import Store, StoreUnavailable
@@ -237,7 +239,9 @@ def _subject_key(state: StateDirectory, member: str) -> bytes:
     return key
 
 
-for _command in (search, verify, prove, check, vkeys, rebuild_index):
+for _command in (search, verify, prove, check, vkeys, rebuild_index, reconcile):
     app.command()(_command)
 app.command()(export)
+app.command()(cosign)
 app.command("verify-export")(verify_exported)
+app.add_typer(report, name="report")
