@@ -1,21 +1,29 @@
-"""The log's receipts, keys and checkpoints, read by golang.org/x/mod: code that is not ours."""
+"""The log's receipts, proofs, keys, checkpoints and cosignatures, read by golang.org/x/mod and
+pymerkle: code that is not ours."""
 
+import base64
 import json
 import os
 import random
 import subprocess
 from pathlib import Path
 
+import pymerkle
 import pytest
 
 from gateway.audit import records as r
-from gateway.audit.note import SigningKey
+from gateway.audit.cosign import WitnessSigner, with_lines
+from gateway.audit.index import Index, Log
+from gateway.audit.note import SigningKey, parse_checkpoint, sign_checkpoint
 from gateway.audit.read import LogReader
+from gateway.audit.search import Query, Search
+from gateway.audit.tlog import consistency_proof, leaf_hash, root_of
 from gateway.audit.writer import AuditLog
 
 ROOT = Path(__file__).parents[2]
 KEY = SigningKey("example.org/gate/data-0", bytes(range(32)))
-PROOFS = 20
+PROOFS = 120
+WITNESS = WitnessSigner("witness.example.net", b"w" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +37,15 @@ def oracle(tmp_path_factory):
         check=True,
     )
 
-    def check(vkey, pairs):
-        files = []
-        for number, pair in enumerate(pairs):
-            for name, content in zip(("proof", "leaf"), pair, strict=True):
-                files.append(directory / f"{number}.{name}")
-                files[-1].write_bytes(content)
+    def check(*words, files):
+        """Answers about files that are given together, as many as each is of."""
+        paths = []
+        for number, together in enumerate(files):
+            for part, content in enumerate(together):
+                paths.append(directory / f"{number}.{part}")
+                paths[-1].write_bytes(content)
         done = subprocess.run(
-            [directory / "tlog", vkey, *files], capture_output=True, text=True, check=False
+            [directory / "tlog", *words, *paths], capture_output=True, text=True, check=False
         )
         assert done.returncode in (0, 1), done.stderr
         return [line.partition(":")[0] for line in done.stdout.splitlines()]
@@ -45,17 +54,30 @@ def oracle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def receipts(tmp_path_factory):
-    """Proof and record for twenty records of a log of several segments."""
+def log(tmp_path_factory):
+    """A log of several segments."""
     directory = tmp_path_factory.mktemp("log") / "log"
     with AuditLog.open(
         directory, KEY.name, KEY, node=r.Gateway(node="n"), segment_bytes=20_000
     ) as log:
-        for i in range(150):
+        for i in range(450):
             log.append_sync(r.AccessDenied(request_id=f"req_{i}", http=403), b"facts", b"k" * 32)
-    reader = LogReader(directory)
-    chosen = [0, 151, *random.Random(1).sample(range(1, 151), PROOFS - 2)]
-    return [(reader.proof(seq, [KEY.verifier]), reader.find(seq).raw) for seq in chosen]
+    return Log(directory, [KEY.verifier])
+
+
+@pytest.fixture(scope="module")
+def receipts(log, tmp_path_factory):
+    """Proofs and records: some made from the whole log, most from an index's tiles."""
+    reader = LogReader(log.directory)
+    read = [(reader.proof(seq, [KEY.verifier]), reader.find(seq).raw) for seq in (0, 1, 255, 451)]
+    logs = {"log": log}
+    index = Index(tmp_path_factory.mktemp("index") / "index.sqlite", logs)
+    index.catch_up()
+    hits = Search(index, logs).hits(Query(), limit=1000)
+    index.close()
+    assert len(hits) == 452
+    found = [(hit.proof(), hit.raw) for hit in random.Random(1).sample(hits, PROOFS - len(read))]
+    return read + found
 
 
 def tampered(number, proof, leaf):
@@ -78,16 +100,72 @@ def tampered(number, proof, leaf):
 
 @pytest.mark.needs("go")
 def test_go_accepts_every_honest_receipt_and_rejects_every_tampered_one(oracle, receipts):
-    assert oracle(KEY.vkey, receipts) == ["ok"] * PROOFS
+    assert oracle(KEY.vkey, files=receipts) == ["ok"] * PROOFS
     bad = [tampered(number, *receipt) for number, receipt in enumerate(receipts)]
     assert all(changed != honest for changed, honest in zip(bad, receipts, strict=True))
-    assert oracle(KEY.vkey, bad) == ["rejected"] * PROOFS
+    assert oracle(KEY.vkey, files=bad) == ["rejected"] * PROOFS
     stranger = SigningKey(KEY.name, bytes(32))
-    assert oracle(stranger.vkey, receipts) == ["rejected"] * PROOFS
+    assert oracle(stranger.vkey, files=receipts) == ["rejected"] * PROOFS
 
 
 @pytest.mark.needs("go")
 def test_go_accepts_the_golden_vectors(oracle):
     vector = json.loads((ROOT / "tests" / "vectors" / "audit" / "notes.json").read_text())
     pair = (vector["proof"].encode(), b'{"seq":7}')
-    assert oracle(vector["vkey"], [pair]) == ["ok"]
+    assert oracle(vector["vkey"], files=[pair]) == ["ok"]
+
+
+def heads(log):
+    """Every checkpoint of the log, and the leaves."""
+    batches = list(LogReader(log.directory).batches())
+    leaves = [leaf_hash(entry.raw) for batch in batches for entry in batch.entries]
+    return [batch.checkpoint for batch in batches], leaves
+
+
+@pytest.mark.needs("go")
+def test_go_accepts_that_the_log_only_grew_and_rejects_everything_else(oracle, log):
+    notes, leaves = heads(log)
+    dice = random.Random(2)
+    proofs = []
+    while len(proofs) < PROOFS:
+        older, newer = sorted(dice.sample(notes, 2), key=lambda note: int(note.split(b"\n")[1]))
+        before, after = (int(note.split(b"\n")[1]) for note in (older, newer))
+        path = consistency_proof(leaves[:after], before)
+        proofs.append([older, newer, b"\n".join(base64.b64encode(node) for node in path)])
+    assert oracle("grown", KEY.vkey, files=proofs) == ["ok"] * PROOFS
+    fork = [leaf_hash(b"another"), *leaves[1:]]
+    bad = []
+    for older, newer, path in proofs:
+        before = int(older.split(b"\n")[1])
+        forked = sign_checkpoint(KEY, before, root_of(fork[:before])).note
+        bad.append([forked, newer, path])
+    assert oracle("grown", KEY.vkey, files=bad) == ["rejected"] * PROOFS
+    swapped = [[newer, older, path] for older, newer, path in proofs]
+    assert oracle("grown", KEY.vkey, files=swapped) == ["rejected"] * PROOFS
+
+
+@pytest.mark.needs("go")
+def test_go_accepts_a_witnesss_cosignatures_and_rejects_others(oracle, log):
+    notes = heads(log)[0][:PROOFS]
+    texts = [note.partition(b"\n\n")[0].decode() + "\n" for note in notes]
+    lines = [WITNESS.cosign(text, 1_795_000_000 + at) for at, text in enumerate(texts)]
+    whole = [[with_lines(note, line)] for note, line in zip(notes, lines, strict=True)]
+    key = str(WITNESS.verifier)
+    assert oracle("cosigned", KEY.vkey, key, files=whole) == ["ok"] * PROOFS
+    moved = [[with_lines(note, line)] for note, line in zip(notes[1:], lines, strict=False)]
+    assert oracle("cosigned", KEY.vkey, key, files=moved) == ["rejected"] * (PROOFS - 1)
+    stranger = WitnessSigner("witness.example.net", b"s" * 32).verifier
+    assert oracle("cosigned", KEY.vkey, str(stranger), files=whole) == ["rejected"] * PROOFS
+
+
+def test_pymerkle_gives_the_root_of_every_checkpoint(log):
+    tree = pymerkle.InmemoryTree(algorithm="sha256")
+    compared = 0
+    for batch in LogReader(log.directory).batches():
+        for entry in batch.entries:
+            tree.append_entry(entry.raw)
+        checkpoint = parse_checkpoint(batch.checkpoint, [KEY.verifier])
+        assert tree.get_root(checkpoint.size) == checkpoint.root
+        compared += 1
+    assert compared > 400
+    assert tree.get_root(1) != tree.get_root(2)
