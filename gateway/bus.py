@@ -22,6 +22,7 @@ __all__ = [
     "Applied",
     "BundleNews",
     "Checkpoint",
+    "EndpointFailures",
     "Heartbeat",
     "Hello",
     "Link",
@@ -82,8 +83,17 @@ class Checkpoint(Struct, frozen=True, tag=True):
     note: bytes
 
 
+class EndpointFailures(Struct, frozen=True):
+    """How often a model endpoint failed since the worker started, when last (Unix seconds), and
+    how (a ``core.reasons.Reason``)."""
+
+    times: int
+    last_at: float
+    reason: str
+
+
 class Report(Struct, frozen=True, tag=True):
-    """A worker's state once a second, and its counters."""
+    """A worker's state once a second, and its counters. ``failures`` are by endpoint."""
 
     ready: bool
     revision: str
@@ -94,6 +104,7 @@ class Report(Struct, frozen=True, tag=True):
     metrics: bytes
     memo_hits: int = 0
     memo_misses: int = 0
+    failures: dict[str, EndpointFailures] = {}
 
 
 class Alarm(Struct, frozen=True, tag=True):

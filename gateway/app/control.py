@@ -104,6 +104,7 @@ async def run_control(process: Process) -> None:
             "console": settings.console.url,
             "ops": settings.ops.url,
         },
+        endpoints={name: upstream.origin for name, upstream in settings.upstreams.items()},
     )
     await plane.activate_current(actor=GATEWAY_ACTOR, reason="start")
     await plane.workers.listen(plane.state.bus_socket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from gateway.cli.terminal import (
     table,
 )
 from gateway.control.client import ControlClient, ControlRefused, ControlUnavailable
+from gateway.core.clock import timestamp
 from gateway.settings import ConfigurationError, Settings, load
 from gateway.state import StateDirectory, StateInUse
 from gateway.supervisor import StartFailed, Supervisor
@@ -101,6 +103,10 @@ def serve(config: Config = Path("sluicegate.yaml"), dev: Dev = False) -> None:
             say(f"data     {settings.data.url}")
             say(f"console  {settings.console.url}")
             say(f"ops      {settings.ops.url}")
+            client = ControlClient(StateDirectory(settings.state_dir).control_socket)
+            with suppress(ControlUnavailable, ControlRefused):  # then it has its own words
+                for note in (await client.get("/status"))["notes"]:
+                    _show_matter("note:", note)
         await running
 
     try:
@@ -158,9 +164,9 @@ def status(directory: Directory = "sluicegate-data", json: AsJson = False) -> No
 def _show(report: dict[str, Any]) -> None:
     say("ready" if report["ready"] else "NOT READY")
     for problem in report["problems"]:
-        say(f"! {problem['what']}")
-        say(f"  reaches: {problem['reaches']}")
-        say(f"  do:      {problem['do']}")
+        _show_matter("!", problem)
+    for note in report["notes"]:
+        _show_matter("note:", note)
     say()
     for name, url in report["addresses"].items():
         say(f"{name:9}{url}")
@@ -188,8 +194,18 @@ def _show(report: dict[str, Any]) -> None:
             ],
         )
     )
+    for name, endpoint in report["endpoints"].items():
+        if endpoint["failures"]:
+            last = f"{endpoint['reason']} at {timestamp(endpoint['last_at'])}"
+            say(f"endpoint {name} failed {endpoint['failures']} times, the last {last}")
     for name, alarm in report["alarms"].items():
         say(f"alarm {name} ({alarm['count']}): {alarm['latest']}")
+
+
+def _show_matter(mark: str, matter: dict[str, str]) -> None:
+    say(f"{mark} {matter['what']}")
+    say(f"  reaches: {matter['reaches']}")
+    say(f"  do:      {matter['do']}")
 
 
 def _share(worker: dict[str, Any]) -> str:

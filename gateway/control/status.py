@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.control.plane import ControlPlane
+from gateway.core.protocols import Revision
+from gateway.core.reasons import Reason
 from gateway.policy.revision import revision_of
 
 __all__ = ["Status"]
 
 SILENT_S = 5.0
 """A worker that has not reported for so long is not ready."""
+FAILING_S = 60.0
+"""For so long after its last failure an endpoint is a problem."""
+NAMED_AT_MOST = 5
+_DO_ABOUT: Mapping[str, str] = {
+    Reason.UPSTREAM_CREDENTIAL: "set another key for upstreams.{name}: {url} refuses it",
+    Reason.UPSTREAM_UNREACHABLE: "see that {url} can be reached from here, and that it is right",
+}
 
 
 class Status:
@@ -21,12 +32,22 @@ class Status:
     Args:
         workers: how many data workers there should be.
         addresses: URL by listener, for people.
+        endpoints: URL by model endpoint of the settings.
     """
 
-    def __init__(self, plane: ControlPlane, *, workers: int, addresses: dict[str, str]) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        *,
+        workers: int,
+        addresses: Mapping[str, str],
+        endpoints: Mapping[str, str],
+    ) -> None:
         self._plane = plane
         self._expected = workers
         self._addresses = addresses
+        self._endpoints = endpoints
+        self._read: Revision | None = None
         self._started = time.time()
 
     async def report(self) -> dict[str, Any]:
@@ -38,6 +59,7 @@ class Status:
         return {
             "ready": self.ready,
             "problems": problems,
+            "notes": self._unserved(),
             "addresses": self._addresses,
             "started_at": int(self._started),
             "revision": active.id if active is not None else None,
@@ -54,6 +76,7 @@ class Status:
             },
             "control_log": {"size": plane.log.head.size, "failed": plane.log.failed},
             "workers": workers,
+            "endpoints": self._failures(),
             "alarms": {
                 name: {"count": plane.alarms.counts[name], "latest": detail}
                 for name, detail in plane.alarms.latest.items()
@@ -71,13 +94,81 @@ class Status:
 
     def rules(self) -> dict[str, dict[str, Any]]:
         """Where each rule id of the active revision is defined."""
-        active = self._plane.lifecycle.active
-        if active is None:
+        revision = self._revision()
+        if revision is None:
             return {}
         return {
             rule: {"file": source.file, "line": source.line}
-            for rule, source in revision_of(active).rules.items()
+            for rule, source in revision.rules.items()
         }
+
+    def _revision(self) -> Revision | None:
+        """The active revision as the gateway reads it; read once."""
+        active = self._plane.lifecycle.active
+        if active is None:
+            return None
+        if self._read is None or self._read.id != active.id:
+            self._read = revision_of(active)
+        return self._read
+
+    def _models_at(self, endpoint: str) -> str:
+        """The models of an endpoint, a few by name. An embargoed one is counted and never named:
+        what is said here reaches logs and probes (invariant 8)."""
+        revision = self._revision()
+        if revision is None:
+            return "no model"
+        there = [each.id for each in revision.catalogue.values() if each.endpoint == endpoint]
+        named = sorted(set(there) - revision.hidden)[:NAMED_AT_MOST]
+        more = len(there) - len(named)
+        return ", ".join(
+            [*named, *([f"{more} more" if named else f"{more} models"] if more else [])]
+        )
+
+    def _unserved(self) -> list[dict[str, str]]:
+        """Endpoints that the catalogue names and the settings do not: allowed, and not to be had.
+        No problem, for a gateway may well do without one."""
+        revision = self._revision()
+        asked = {} if revision is None else revision.catalogue
+        missing = sorted({each.endpoint for each in asked.values()} - self._endpoints.keys())
+        return [
+            {
+                "what": f"the catalogue names the endpoint {name}, which is not configured",
+                "reaches": f"callers of {self._models_at(name)}: their calls are refused",
+                "do": f"set upstreams.{name} in the configuration and restart, "
+                "or take its models out of data/models.yaml",
+            }
+            for name in missing
+        ]
+
+    def _failures(self) -> dict[str, dict[str, Any]]:
+        """By configured endpoint: how often it failed in the workers that run, and when last."""
+        shown: dict[str, dict[str, Any]] = {
+            name: {"url": url, "failures": 0} for name, url in self._endpoints.items()
+        }
+        for worker in self._plane.workers:
+            failures = worker.report.failures if worker.report is not None else {}
+            for name in failures.keys() & shown.keys():
+                failed, entry = failures[name], shown[name]
+                entry["failures"] += failed.times
+                if failed.last_at >= entry.get("last_at", 0):
+                    entry |= {"last_at": int(failed.last_at), "reason": failed.reason}
+        return shown
+
+    def _failing(self) -> list[dict[str, str]]:
+        """Endpoints that failed just now."""
+        now = time.time()
+        return [
+            {
+                "what": f"the endpoint {name} fails: {failed['reason']}, {failed['failures']} "
+                f"since the start, the last {max(0, int(now - failed['last_at']))} s ago",
+                "reaches": f"callers of {self._models_at(name)}",
+                "do": _DO_ABOUT.get(failed["reason"], "see that {url} answers").format(
+                    name=name, url=failed["url"]
+                ),
+            }
+            for name, failed in self._failures().items()
+            if now - failed.get("last_at", -math.inf) < FAILING_S
+        ]
 
     def _worker(self, worker: Any) -> dict[str, Any]:
         report = worker.report
@@ -166,6 +257,7 @@ class Status:
                     "do": "free or mend the disk, then restart the gateway",
                 }
             )
+        found += self._failing()
         found += [
             {
                 "what": f"{each.code}: {each.kind} {each.id}: {each.message}",

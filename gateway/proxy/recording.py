@@ -202,7 +202,7 @@ def _count_refusal(exchange: Exchange, refusal: Refusal, metrics: Metrics) -> No
         for kind in {state.kind for state in refusal.limits if state.retry_s > 0}:
             metrics.limit_refused(kind)
     elif refusal.reason.fault is Fault.UPSTREAM and exchange.reached >= Step.RECORD:
-        metrics.upstream_error(exchange.entry.endpoint)
+        metrics.upstream_error(exchange.entry.endpoint, refusal.reason)
 
 
 def _ms(seconds: float) -> int:

@@ -232,6 +232,10 @@ class DataWorker:
                     metrics=pipeline.metrics.snapshot(),
                     memo_hits=memo.hits,
                     memo_misses=memo.misses,
+                    failures={
+                        endpoint: bus.EndpointFailures(*failure)
+                        for endpoint, failure in pipeline.metrics.endpoint_failures.items()
+                    },
                 )
             )
 

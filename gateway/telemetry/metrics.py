@@ -9,6 +9,7 @@ worker that restarts is a counter reset of its own series and of no other.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -77,6 +78,14 @@ REVISION = "sluicegate_policy_revision"
 WORKER_UP = "sluicegate_worker_up"
 
 
+class EndpointFailure(NamedTuple):
+    """How often an endpoint failed, and when (Unix seconds) and how it did last."""
+
+    times: int
+    last_at: float
+    reason: str
+
+
 class _Histogram(msgspec.Struct):
     """Observations: how many fell into each of ``BUCKETS`` and beyond, and their sum."""
 
@@ -103,6 +112,8 @@ class Metrics:
         self._steps = self._histograms["sluicegate_step_seconds"]
         self._models: frozenset[str] = frozenset()
         self._revision = ""
+        self.endpoint_failures: dict[str, EndpointFailure] = {}
+        """By endpoint of the settings, for ``sluicegate status``."""
 
     def show_models(self, names: Iterable[str]) -> None:
         """The catalogue ids that may be seen as a label: all but the embargoed (invariant 8)."""
@@ -173,9 +184,12 @@ class Metrics:
         """A limit refused a call; ``kind`` as in ``core.refusal.LimitState``, never its name."""
         _add(self._counters["sluicegate_limits_refused"], (kind,), 1)
 
-    def upstream_error(self, endpoint: str) -> None:
-        """An upstream failed; ``endpoint`` is its name in the settings."""
+    def upstream_error(self, endpoint: str, reason: str) -> None:
+        """An upstream failed; ``endpoint`` is its name in the settings, ``reason`` how it did."""
         _add(self._counters["sluicegate_upstream_errors"], (endpoint,), 1)
+        before = self.endpoint_failures.get(endpoint)
+        times = 1 if before is None else before.times + 1
+        self.endpoint_failures[endpoint] = EndpointFailure(times, time.time(), reason)
 
     def alarm(self, name: str) -> None:
         """Something that an operator must see; ``name`` is a constant of the code."""

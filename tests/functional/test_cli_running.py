@@ -9,13 +9,16 @@ import pytest
 
 from gateway.identity import api_keys
 from tests.functional.command_line import Operator, write_policies
-from tests.policy.small_bundle import RULES
+from tests.policy.small_bundle import MODELS, RULES
 
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory):
     """Beside a gateway, which starts once for all."""
     operator = Operator(tmp_path_factory.mktemp("gate"))
+    elsewhere = MODELS.replace("opus", "glm").replace("mythos", "glm-large")
+    elsewhere = elsewhere.replace("anthropic", "nowhere")
+    write_policies(operator.policies, **{"data/models.yaml": MODELS + elsewhere})
     with (operator.home / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -27,7 +30,7 @@ def operator(tmp_path_factory):
         )
         try:
             deadline = time.monotonic() + 60
-            while "console" not in (operator.home / "serve.log").read_text():
+            while "upstreams.nowhere" not in (operator.home / "serve.log").read_text():
                 assert process.poll() is None, (operator.home / "serve.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -50,6 +53,17 @@ def test_changes_take_effect_in_the_workers(operator):
     last = operator.changes()[-1]
     assert (last["op"], last["reason"]) == ("credential.revoke", "lost")
     assert operator.changes()[1]["actor"] == "ada"
+
+
+def test_models_without_a_configured_endpoint_are_said_at_the_start_and_by_status(operator):
+    note = "note: the catalogue names the endpoint nowhere, which is not configured\n"
+    reaches = "  reaches: callers of glm, glm-large-5: their calls are refused\n"
+    started = (operator.home / "serve.log").read_text()
+    for told in (started, operator("status").out):
+        assert note + reaches + "  do:      set upstreams.nowhere" in told
+    shown = operator("status", "--json").json
+    assert shown["problems"] == []
+    assert shown["endpoints"] == {"anthropic": {"url": "http://127.0.0.1:9", "failures": 0}}
 
 
 def test_words_that_the_active_policy_does_not_know_are_said(operator):

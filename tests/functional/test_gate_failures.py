@@ -106,6 +106,23 @@ async def test_k20_what_the_upstream_says_of_our_key_stays_with_us(gate, upstrea
     assert (outcome["status"], outcome["upstream"]["status"]) == ("upstream_error", status)
 
 
+async def test_status_says_which_endpoint_fails_and_what_to_do(gate, upstream):
+    async def script(_received, reply):
+        await reply.whole(b"{}", 401)
+
+    upstream.script = script
+    before = (await gate.status())["endpoints"]["anthropic"]["failures"]
+    await ask(gate, "messages")
+    while (  # noqa: ASYNC110 - a report comes once a second
+        (status := await gate.status())["endpoints"]["anthropic"]["failures"] == before
+    ):
+        await asyncio.sleep(0.05)
+    (problem,) = [one for one in status["problems"] if "endpoint anthropic" in one["what"]]
+    assert "upstream_credential" in problem["what"]
+    assert "upstreams.anthropic" in problem["do"]
+    assert PROVIDER_KEY not in json.dumps(status)
+
+
 @pytest.mark.parametrize("wire", ["chat", "responses"])
 async def test_k18_a_providers_verdict_on_content_is_the_callers_to_read(gate, upstream, wire):
     body = b'{"error": {"message":"flagged","type":"t","param":null,"code":"cyber_policy"}}'
