@@ -1,10 +1,15 @@
-"""How commands speak: plain lines for people, JSON for programs, errors on standard error."""
+"""How commands speak: plain lines for people, JSON for programs, errors on standard error.
+
+With ``--json`` an error is JSON too: one object on one line of standard error.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,6 +23,7 @@ __all__ = [
     "EXIT_USAGE",
     "AsJson",
     "Directory",
+    "errors_as",
     "fail",
     "say",
     "show_json",
@@ -32,6 +38,10 @@ DIR = "sluicegate-data"
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
+
+_JSON_ERRORS: ContextVar[bool] = ContextVar("json_errors", default=False)
+"""Whether the command that runs here was asked with ``--json``: what goes wrong is told where it
+happens, far below the option."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
@@ -73,17 +83,35 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
 
 
+@contextmanager
+def errors_as(arguments: Sequence[str]) -> Iterator[None]:
+    """Tell errors in the way that these arguments of a command ask for."""
+    before = _JSON_ERRORS.set("--json" in arguments)
+    try:
+        yield
+    finally:
+        _JSON_ERRORS.reset(before)
+
+
 def warn(message: str, remedy: str = "") -> None:
     """Something beside the matter that people must see; the command goes on."""
-    print(f"sluicegate: {message}", file=sys.stderr)
-    if remedy:
-        print(f"  {remedy}", file=sys.stderr)
+    _tell("warning", message, remedy)
 
 
 def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
     """End the command: what is wrong, and what to do."""
-    warn(message, remedy)
+    _tell("error", message, remedy)
     raise SystemExit(code)
+
+
+def _tell(what: str, message: str, remedy: str) -> None:
+    if _JSON_ERRORS.get():
+        told = {what: message, "remedy": remedy}
+        print(json.dumps(told, ensure_ascii=False), file=sys.stderr, flush=True)
+        return
+    print(f"sluicegate: {message}", file=sys.stderr)
+    if remedy:
+        print(f"  {remedy}", file=sys.stderr)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

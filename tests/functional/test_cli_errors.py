@@ -1,10 +1,12 @@
 """What a command says where it cannot go on: what is wrong, where, the mend, and its exit code."""
 
+import json
 import socket
 import sys
 
 import pytest
 
+from gateway import __version__
 from gateway.cli import main
 from gateway.cli.terminal import EXIT_UNAVAILABLE, EXIT_USAGE
 from tests.functional.command_line import Operator
@@ -147,3 +149,56 @@ def test_a_command_beside_a_configuration_means_its_gateway_and_no_other(operato
     named = operator.bare("status", "--dir", "elsewhere", code=EXIT_UNAVAILABLE)
     assert "elsewhere" in named.err
     assert "prod" not in named.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error", "remedy"),
+    [
+        (("status", "--dir", "none"), EXIT_UNAVAILABLE, "no gateway runs in", "there is no"),
+        (("key", "add"), EXIT_USAGE, "Missing argument", "sluicegate key add --help"),
+        (("key", "add", "red"), EXIT_USAGE, "--reason", "sluicegate key add --help"),
+        (("member", "tier", "red", "x", "--reason", "r"), EXIT_USAGE, "cyber=2", "--help"),
+        (("frobnicate",), EXIT_USAGE, "No such command", "sluicegate --help"),
+        (("status", "--colour"), EXIT_USAGE, "No such option", "sluicegate status --help"),
+        (("policy", "check", "none"), EXIT_USAGE, "does not exist", "policy check --help"),
+    ],
+)
+def test_with_json_an_error_is_json_and_the_code_is_the_same(operator, words, code, error, remedy):
+    said = operator.bare(*words, "--json", code=code)
+    told = json.loads(said.err)
+    assert set(told) == {"error", "remedy"}
+    assert error in told["error"]
+    assert remedy in told["remedy"]
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not operator.bare(*words, code=code).err.startswith("{")
+
+
+def test_with_json_what_is_said_beside_an_error_is_json_too(operator):
+    (operator.policies / "data" / "models.yaml").write_text("a: [\n")
+    words = ("policy", "build", str(operator.policies), "-o", str(operator.home / "p.tar.gz"))
+    lines = operator.bare(*words, "--json", code=1).err.splitlines()
+    assert [next(iter(json.loads(line))) for line in lines] == ["warning", "error"]
+
+
+def test_control_with_json_an_answer_is_as_it_was(operator):
+    said = operator.bare("policy", "check", str(operator.policies), "--json")
+    assert said.json["ok"]
+    assert said.err == ""
+    assert "Usage" in operator.bare("policy", "check", "--json", "--help").out
+
+
+def test_an_unforeseen_fault_is_json_too(monkeypatch, capsys):
+    def fault():
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(sys.modules["gateway.cli.main"], "app", fault)
+    monkeypatch.setattr(sys, "argv", ["sluicegate", "status", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == EXIT_UNAVAILABLE
+    assert json.loads(capsys.readouterr().err)["error"].startswith("unforeseen RuntimeError")
+
+
+def test_the_version_is_said(operator):
+    assert operator.bare("--version").out == f"sluicegate {__version__}\n"
