@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["Lines", "paragraph", "wanted"]
+__all__ = ["Lines", "paragraph", "safe", "wanted"]
 
 Json = Mapping[str, Any]
 
@@ -86,7 +86,7 @@ class Lines:
         """Each cell in its column; after one that is too long and not cut, as near as may be."""
         line = ""
         for cell, (_, start, most) in zip(cells, _COLUMNS, strict=True):
-            text = _safe(str(cell))
+            text = safe(str(cell))
             gap = max(start - len(line), 1 if line else 0)
             line += " " * gap + (_cut(text, most) if most is not None else text)
         line = line.rstrip()
@@ -98,10 +98,10 @@ class Lines:
         kind = str(record["type"])
         if kind == "access.outcome":
             call = self._running.pop(record["request_id"], Told())
-            return Told(call.who, call.about, _outcome(record), _safe(_why_ended(record)))
+            return Told(call.who, call.about, _outcome(record), safe(_why_ended(record)))
         reader = _READERS.get(kind)
         told = reader(record) if reader is not None else Told(why=_rest(record))
-        told = replace(told, why=_safe(told.why))
+        told = replace(told, why=safe(told.why))
         if kind == "access.intent":
             self._running[record["request_id"]] = told
         return told
@@ -111,7 +111,7 @@ def paragraph(shard: str, record: Json) -> Iterator[str]:
     """A head line and the record's own fields, one a line."""
     yield f"{record['time']}  {shard}#{record['seq']}  {record['type']}"
     for name, value in _flat("", record):
-        yield f"    {name:22}  {_safe(str(value))}"
+        yield f"    {name:22}  {safe(str(value))}"
 
 
 def _flat(prefix: str, value: Json) -> Iterator[tuple[str, Any]]:
@@ -133,7 +133,8 @@ def _in_words(item: Any) -> str:
     return str(item)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Text from elsewhere, without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
