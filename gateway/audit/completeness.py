@@ -9,7 +9,7 @@ One pass over one log, whose memory is the calls that run at once. Looked for:
   unseen. Times between records are those of the process's monotonic clock, which nobody sets;
 * the log's public key is there.
 
-Not findings, but told: unclean starts, recoveries, and clocks that ran backwards. Whether the bytes
+Not findings, but told: unclean starts, logs that stopped, recoveries, clocks that ran backwards. Whether the bytes
 are those that were signed is ``verify``'s matter.
 """
 
@@ -57,6 +57,7 @@ class Kind(StrEnum):
     UNCLEAN = "unclean start"
     RECOVERED = "recovered"
     CLOCK = "clock ran backwards"
+    STOPPED = "stopped without a close"
 
 
 class Notice(NamedTuple):
@@ -143,6 +144,7 @@ def shard_report(
     vkey: str = "",
     since: int | None = None,
     until: int | None = None,
+    now: int | None = None,
 ) -> ShardReport:
     """What a log says of itself. All of it is read, whatever the period.
 
@@ -153,11 +155,12 @@ def shard_report(
         vkey: the log's public key, if there is one.
         since: nanoseconds since the epoch, included. What began earlier and lasted is told.
         until: nanoseconds since the epoch, not included.
+        now: nanoseconds since the epoch, where it is known that the log is read to its end now.
     """
     run = _Run(shard, heartbeat_s, since, until)
     for raw in records:
         run.add(raw)
-    return run.finish(vkey)
+    return run.finish(vkey, now)
 
 
 def logs_missing(shards: Iterable[str], vkeys: Iterable[str]) -> list[Notice]:
@@ -198,7 +201,7 @@ class _Run:
         self._count(record)
         self.before = record
 
-    def finish(self, vkey: str) -> ShardReport:
+    def finish(self, vkey: str, now: int | None) -> ShardReport:
         """The log has been read to its end."""
         report, last = self.report, self.before
         if last is None:
@@ -211,6 +214,9 @@ class _Run:
                 self._found(Kind.INTENT, intent, "the log was closed, and its call has no outcome")
         else:
             report.running = len(self.open)
+            if last is not None and now is not None and now - last.at > self.limit:
+                what = "this is the last record: the process broke off, or it hangs"
+                self._event(Kind.STOPPED, last, what, msgspec.structs.replace(last, hlc=str(now)))
         self._key(vkey)
         return report
 

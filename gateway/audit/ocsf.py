@@ -106,6 +106,7 @@ _ACTIVITY_OF_VERB: Mapping[str, Coded] = {
     "resume": (13, "Resume"),
     "revoke": (9, "Disable"),
     "withdraw": (9, "Disable"),
+    "erase": (4, "Delete"),
 }
 """What is revoked or withdrawn keeps its row, so it is not a Delete."""
 
@@ -493,10 +494,11 @@ def _tokens(source: _Source, service: str) -> Json:
 
 def _registry_changed(source: _Source, _: _Source) -> Json:
     record = source.record
-    added = not record.get("digest_before") and bool(record.get("tiers"))
-    if record["kind"] == "member" and (added or "tiers" in record.get("fields", ())):
-        return _tiers_changed(source)
     verb = record["op"].rpartition(".")[2]
+    added = not record.get("digest_before") and bool(record.get("tiers"))
+    changed = "tiers" in record.get("fields", ()) and verb != "erase"
+    if record["kind"] == "member" and (added or changed):
+        return _tiers_changed(source)
     activity = _ACTIVITY_OF_VERB.get(verb, (_OTHER, record["op"]))
     return _managed(
         source,

@@ -132,6 +132,7 @@ def _texts(lines: Iterable[bytes], problems: _Problems) -> Iterator[tuple[int, s
 def _ndjson(
     lines: Iterable[tuple[int, str]], columns: dict[str, str], problems: _Problems
 ) -> Iterator[Row]:
+    unseen = set(columns)
     for number, text in lines:
         if not text.strip():
             continue
@@ -147,9 +148,13 @@ def _ndjson(
                 ours: next((name for name in names if _walk(call, name) is not None), "")
                 for ours, names in _named(columns).items()
             }
+            unseen -= {ours for ours, name in told.items() if name}
             yield _row(number, told, partial(_walk, call))
         except _Wrong as error:
             problems.add(number, str(error))
+    for ours in sorted(unseen):
+        what = f"neither this nor any other line has {_shown(columns[ours])}"
+        problems.add(1, f"{what}; name yours by --column {ours}=NAME")
 
 
 def _csv(

@@ -23,6 +23,7 @@ from gateway.audit.read import Entry, LogReader
 from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.exporting import export, verify_exported
+from gateway.cli.members import erase
 from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.records import Lines, paragraph, wanted
 from gateway.cli.reporting import reconcile, report
@@ -244,4 +245,5 @@ for _command in (search, verify, prove, check, vkeys, rebuild_index, reconcile):
 app.command()(export)
 app.command()(cosign)
 app.command("verify-export")(verify_exported)
+app.command("erase-subject")(erase)
 app.add_typer(report, name="report")

@@ -18,6 +18,8 @@ from gateway.registry.rows import Kind
 
 __all__ = [
     "FINAL",
+    "HOLD",
+    "RELEASE",
     "RESUME",
     "SUSPEND",
     "Asked",
@@ -32,6 +34,8 @@ __all__ = [
 
 SUSPEND = "Take access away until resumed; running streams end."
 RESUME = "Give back what was suspended."
+HOLD = "Nothing of his may be erased until released (legal hold)."
+RELEASE = "End a legal hold."
 FINAL = "Take access away for good; running streams end."
 
 EMPTY: dict[str, Any] = {

@@ -157,8 +157,10 @@ def _organisation(entity: Json) -> str:
 
 
 def _member(entity: Json) -> str:
+    held = ", under legal hold" if entity["held"] else ""
+    status = "erased" if entity["erased"] else entity["status"]
     return (
-        f"{entity['kind']} {entity['id']} of {entity['organisation']} is {entity['status']}, "
+        f"{entity['kind']} {entity['id']} of {entity['organisation']} is {status}{held}, "
         f"tiers {levels(entity['tiers'])}"
     )
 

@@ -76,9 +76,10 @@ def export(
     directory: Directory = DIR,
     json: AsJson = False,
 ) -> None:
-    """Take out the records that match, all of them where nothing is asked.
+    """Take out the records that match, with their proofs.
 
-    Filters are those of `audit search`. The logs themselves are read, from end to end.
+    All of them, where nothing is asked. Filters are those of `audit search`; the logs themselves
+    are read, from end to end.
     """
     state = StateDirectory(Path(directory))
     query = query_of(typed, since, until)
@@ -119,7 +120,7 @@ def verify_exported(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Check an export offline: every record, its proof, the signed checkpoint, the manifest."""
+    """Check an export, offline: every record and its proof."""
     try:
         keys = dict(parse_vkey(text) for text in key or ())
     except ValueError as error:

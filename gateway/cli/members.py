@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from gateway.cli.changing import (
     FINAL,
+    HOLD,
+    RELEASE,
     RESUME,
     SUSPEND,
     Asked,
@@ -19,7 +22,7 @@ from gateway.cli.changing import (
     setting,
     show_list,
 )
-from gateway.cli.entities import levels
+from gateway.cli.entities import Json, levels
 from gateway.cli.options import (
     Actor,
     Clear,
@@ -39,10 +42,10 @@ from gateway.cli.options import (
     Vetting,
     tiers_of,
 )
-from gateway.cli.terminal import DIR, AsJson, Directory
-from gateway.registry.changes import Add, Set
+from gateway.cli.terminal import DIR, EXIT_USAGE, AsJson, Directory, fail
+from gateway.registry.changes import Add, Move, Set
 
-__all__ = ["members"]
+__all__ = ["erase", "members"]
 
 members = group("Members: people and workloads, their tiers and vetting.")
 
@@ -151,7 +154,7 @@ def list_members(
             each["id"],
             each["organisation"],
             each["kind"],
-            each["status"],
+            _standing(each),
             levels(each["tiers"]),
             each["name"],
         ],
@@ -159,7 +162,43 @@ def list_members(
     )
 
 
+def _standing(member: Json) -> str:
+    """The status, and whether he is held or erased."""
+    marks = [mark for mark in ("held", "erased") if member[mark]]
+    return ",".join([member["status"], *marks])
+
+
+@members.command("erase")
+def erase(
+    member: Id,
+    reason: Reason,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    actor: Actor = None,
+    directory: Directory = DIR,
+    config: Configuration = None,
+    json: AsJson = False,
+) -> None:
+    """Destroy the key of what is sealed of a revoked member.
+
+    For good, and what the registry knew of him with it. His records stay, under his id, and every
+    proof of them holds.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            fail(
+                "an erasure cannot be taken back",
+                "say --yes where no one can be asked",
+                code=EXIT_USAGE,
+            )
+        typed = typer.prompt(f"Destroy what is sealed of {member}, for good? Type the id")
+        if typed != member:
+            fail(f"that is not {member}", "nothing was erased")
+    Asked(directory, config, actor, reason, json).make("member", Move("member", member, "erase"))
+
+
 register_show(members, "member")
+register_move(members, "member", "hold", HOLD)
+register_move(members, "member", "release", RELEASE)
 register_move(members, "member", "suspend", SUSPEND)
 register_move(members, "member", "resume", RESUME)
 register_move(members, "member", "revoke", FINAL)

@@ -5,6 +5,7 @@ The logs themselves are read, from end to end; an index is never asked.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -101,6 +102,7 @@ def reconcile(
     Calls are joined on the endpoint's request id. The period is that of the report by default.
     """
     state = StateDirectory(Path(directory))
+    _in_order(since, until)
     rows = _rows(provider_usage, _columns(column or ()))
     with explained(), progress("reading the logs") as tell:
         found = reconciled(
@@ -113,8 +115,8 @@ def reconcile(
     if endpoint and endpoint not in found.endpoints:
         there = ", ".join(safe(name) for name in sorted(found.endpoints) if name)
         fail(
-            f"the logs have no call to {ascii(endpoint)[1:-1]}",
-            f"there are: {there}" if there else "no call has ended yet",
+            f"no call to {ascii(endpoint)[1:-1]} has ended in the logs",
+            f"there are: {there}" if there else "nor to another endpoint",
             code=EXIT_USAGE,
         )
     if json:
@@ -195,8 +197,8 @@ def _reconciliation_json(found: Reconciliation) -> dict[str, Any]:
     return {
         "agree": found.agree,
         **_fields(found),
-        "since": _moment(found.since),
-        "until": _moment(found.until),
+        "since": _moment(found.since) or None,
+        "until": _moment(found.until) or None,
         "found": _counts(found),
         "findings": [_fields(finding) for finding in found.findings],
     }
@@ -229,7 +231,15 @@ def _show_reconciliation(found: Reconciliation, *, asked: str) -> None:
     if not asked and len(found.endpoints) > 1 and not found.agree:
         names = ", ".join(safe(name) or "none" for name in sorted(found.endpoints))
         say(f"The log has calls to {names}: if the report is of one of them, say --endpoint.")
-    say("Both agree." if found.agree else "They do not agree.")
+    apart = found.unjoinable + found.running
+    if apart and _counts(found)[Kind.NOT_IN_LOG]:
+        say(f"Of the calls not in the log {apart:,} may be those without an id, or running.")
+    if not found.agree:
+        say("They do not agree.")
+    elif found.joined:
+        say("Both agree.")
+    else:
+        say("Nothing was compared: no call lies in the period that could be joined.")
 
 
 def _cells(finding: Finding) -> list[str]:
@@ -280,6 +290,7 @@ def completeness(
     Whether they are what was signed is told by `audit verify`.
     """
     state = StateDirectory(Path(directory))
+    _in_order(since, until)
     interval = _heartbeat_s(state) if heartbeat is None else heartbeat
     with explained(), progress("reading the logs") as tell:
         shards, vkeys = shards_of(state), state.vkeys()
@@ -291,17 +302,18 @@ def completeness(
                 vkey=vkeys.get(shard, ""),
                 since=since,
                 until=until,
+                now=time.time_ns(),
             )
             for shard, entries in _logs(state, shards, tell)
         ]
         findings = logs_missing(shards, vkeys)
     findings += [finding for each in reports for finding in each.findings]
-    period = {"since": _moment(since), "until": _moment(until)}
+    period = {"since": _moment(since) or None, "until": _moment(until) or None}
     if json:
         shown = [_shard_json(each) for each in reports]
         named = [finding._asdict() for finding in findings]
-        head = {"complete": not findings, **period, "heartbeat_s": interval}
-        show_json({**head, "shards": shown, "findings": named})
+        head = {"complete": not findings, "heartbeat_s": interval}
+        show_json({**head, **period, "shards": shown, "findings": named})
     else:
         say(f"Completeness of {state.audit}")
         say(f"from {period['since'] or 'the beginning'} to {period['until'] or 'now'}")
@@ -394,9 +406,14 @@ def _fields(value: Reconciliation | Finding | ShardReport) -> dict[str, Any]:
     return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
+def _in_order(since: int | None, until: int | None) -> None:
+    if since is not None and until is not None and since >= until:
+        fail("--until is not after --since", "no call lies in such a period", code=EXIT_USAGE)
+
+
 def _moment(nanoseconds: int | None) -> str:
     return "" if nanoseconds is None else rfc3339_ns(nanoseconds)
 
 
-def _to_seconds(time: str) -> str:
-    return f"{safe(time[:_SECONDS])}Z" if time else "-"
+def _to_seconds(moment: str) -> str:
+    return f"{safe(moment[:_SECONDS])}Z" if moment else "-"

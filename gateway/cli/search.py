@@ -66,9 +66,10 @@ def search(
     directory: Directory = DIR,
     json: AsJson = False,
 ) -> None:
-    """Find records, the latest first; every one is read in its log and proved before it is shown.
+    """Find records, latest first, each proved before it is shown.
 
-    Looks in an index that is made from the logs and brought up to date first.
+    Looks in an index that is made from the logs and brought up to date first; every hit is read
+    again in its log.
     """
     state = StateDirectory(Path(directory))
     query = query_of(typed, since, until)

@@ -69,8 +69,9 @@ def serve(
     directory: Annotated[
         Path, typer.Option("--dir", help="The witness's own directory: its key, what it has seen.")
     ] = Path("sluicegate-witness"),
+    json: AsJson = False,
 ) -> None:
-    """Cosign the checkpoints of logs that were only appended to since the last one.
+    """Cosign logs that were only appended to.
 
     Speaks c2sp.org/tlog-witness. Keys are printed at the start.
     """
@@ -93,12 +94,13 @@ def serve(
             what = error.filename or listener.listen
             fail(f"{what}: {error.strerror}", code=EXIT_UNAVAILABLE)
         port = socket.getsockname()[1]
-        told = (
-            f"witness  http://{listener.host}:{port}{_PATH}",
-            f"vkey     {signer.verifier}",
-            f"logs     {', '.join(sorted(logs))}",
-        )
-        asyncio.run(_serve(Server(configuration(_Application(witness), listener)), socket, told))
+        told = {
+            "witness": f"http://{listener.host}:{port}{_PATH}",
+            "vkey": str(signer.verifier),
+            "logs": sorted(logs),
+        }
+        server = Server(configuration(_Application(witness), listener))
+        asyncio.run(_serve(server, socket, told, json=json))
 
 
 def _listener(listen: str, *, behind_proxy: bool) -> Listener:
@@ -131,12 +133,15 @@ def _signer(directory: Path, name: str | None) -> WitnessSigner:
     return WitnessSigner.create(path, name)
 
 
-async def _serve(server: Server, socket: Any, told: Sequence[str]) -> None:
+async def _serve(server: Server, socket: Any, told: dict[str, Any], *, json: bool) -> None:
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, server.stop)
-    for line in told:
-        say(line)
+    if json:
+        show_json(told)
+    else:
+        for name, value in told.items():
+            say(f"{name:8} {value if isinstance(value, str) else ', '.join(value)}")
     await server.serve(sockets=[socket])
 
 
@@ -208,8 +213,9 @@ def cosign(
     directory: Directory = DIR,
     json: AsJson = False,
 ) -> None:
-    """Have every log's newest checkpoint cosigned by witnesses, and keep what they said.
+    """Have the logs' newest checkpoints cosigned by witnesses.
 
+    What they said is kept, and `audit verify --witness-key` counts it.
     Ends with code 1 if a witness has seen a log longer than this one, or another one.
     """
     state = StateDirectory(Path(directory))

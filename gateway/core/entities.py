@@ -39,7 +39,11 @@ class Organisation(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):
-    """A person or workload of one organisation."""
+    """A person or workload of one organisation.
+
+    ``held``: nothing of his may be erased (legal hold). ``erased``: the key of his facts is
+    destroyed, and what the registry knew of him with it.
+    """
 
     id: Label
     organisation: Label
@@ -55,6 +59,8 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
     sponsored: bool = False
     external_id: Annotated[str, Meta(max_length=255)] | None = None
     """The ``sub`` by which this member's organisation's issuer knows him."""
+    held: bool = False
+    erased: bool = False
 
 
 class Credential(Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,7 +40,8 @@ class Refusal(Struct, frozen=True):
 
     ``message`` says rule and remedy within its first 100 characters. ``code`` is the policy's own
     reason code where policy refused, else the reason's value. ``decision_id`` is set only where
-    the caller may know that a decision was made about a model.
+    the caller may know that a decision was made about a model, ``model`` only where he may know
+    that there is that model.
     """
 
     reason: Reason
@@ -49,6 +50,7 @@ class Refusal(Struct, frozen=True):
     code: str = ""
     rule: str = ""
     decision_id: str = ""
+    model: str = ""
     retry_after_s: float | None = None
     limits: tuple[LimitState, ...] = ()
 

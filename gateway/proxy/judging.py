@@ -66,6 +66,12 @@ class Judging:
         self._budgets = Budgets(clock)
         self._networks = NetworkLabels({})
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Catalogue ids at a stage that only some may see."""
+        revision = self.judge.revision
+        return frozenset() if revision is None else revision.hidden
+
     def revision_changed(self) -> None:
         """Compile what depends on the revision's data."""
         revision = self.judge.revision

@@ -327,7 +327,9 @@ class Pipeline:
                 alone = not parsed.other_models
                 judged = await self._substitute(exchange, action, binding, alone=alone)
             elif binding.effect is not Effect.ALLOW:
-                refusal = refusals.denied(binding.judgement, exchange.decision_id)
+                refusal = refusals.denied(
+                    binding.judgement, exchange.decision_id, binding.entry, self.judging.hidden
+                )
                 if refusal.reason is not Reason.MODEL_NOT_FOUND:
                     exchange.model_label = binding.facts.resource.id
                 raise Refused(refusal)

@@ -6,7 +6,7 @@ nobody tune an attack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.decision import Effect
@@ -14,6 +14,7 @@ from gateway.core.reasons import Reason
 from gateway.core.refusal import LimitState, Refusal
 from gateway.policy.judge import Judgement
 from gateway.proxy.upstream import UpstreamFailed
+from gateway.wire.routes import path_of
 
 __all__ = [
     "ACCESS_REMOVED",
@@ -135,14 +136,21 @@ def too_large(limit: int) -> Refusal:
 
 def wire_mismatch(entry: CatalogueEntry) -> Refusal:
     """The model is allowed, but is not served on this API."""
-    wires = ", ".join(wire.value for wire in entry.wires)
-    return Refusal(
-        Reason.WIRE_MISMATCH, f"{entry.id} is not served on this API: call it on {wires}."[:100]
-    )
+    paths = " or ".join(path_of(wire) for wire in entry.wires)
+    return Refusal(Reason.WIRE_MISMATCH, f"Call it at {paths}: this API does not serve {entry.id}.")
 
 
-def denied(judgement: Judgement, decision_id: str) -> Refusal:
-    """Policy refused. A hidden model's refusal is the one constant, with no decision id."""
+def denied(
+    judgement: Judgement, decision_id: str, entry: CatalogueEntry | None, hidden: Set[str]
+) -> Refusal:
+    """Policy refused. A hidden model's refusal is the one constant, with no decision id.
+
+    Args:
+        judgement: the one that binds.
+        decision_id: of the whole call.
+        entry: the model that it is about; named, so that a body with several says which.
+        hidden: models that no answer names, even to those who may know of them.
+    """
     decision = judgement.decision
     if decision.hides:
         return MODEL_NOT_FOUND
@@ -158,6 +166,7 @@ def denied(judgement: Judgement, decision_id: str) -> Refusal:
         code=first.code,
         rule=first.rule,
         decision_id=decision_id,
+        model=entry.id if entry is not None and entry.id not in hidden else "",
     )
 
 

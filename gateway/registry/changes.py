@@ -55,7 +55,9 @@ SETTABLE: dict[Kind, frozenset[str]] = {
 }
 """Fields that ``Set`` may change; all others are fixed when an entity is added."""
 
-Verb = Literal["suspend", "resume", "revoke", "withdraw"]
+Verb = Literal["suspend", "resume", "revoke", "withdraw", "hold", "release", "erase"]
+_MARKS = frozenset({"hold", "release", "erase"})
+"""Verbs that leave the status of a member as it is, and reach one who is revoked."""
 _STATUS: dict[Verb, str] = {
     "suspend": "suspended",
     "resume": "active",
@@ -101,7 +103,8 @@ class Set(Struct, frozen=True, forbid_unknown_fields=True, tag="set", tag_field=
 
 
 class Move(Struct, frozen=True, forbid_unknown_fields=True, tag="move", tag_field="change"):
-    """A new status: organisations are withdrawn, all else is revoked; both are final."""
+    """A new status: organisations are withdrawn, all else is revoked; both are final. A member is
+    also held against erasure, released, and erased once he is revoked."""
 
     kind: Kind
     id: str
@@ -137,7 +140,8 @@ def apply(snapshot: Snapshot, change: Change) -> Applied:
                 f"There is no {change.kind} '{_shown(change.id)}'.",
                 f"List those there are with 'sluicegate {_command(change.kind)} list'.",
             )
-        if before.status in _FINAL:
+        marks = isinstance(change, Move) and change.verb in _MARKS
+        if before.status in _FINAL and not marks:
             raise ChangeRefused(
                 f"The {change.kind} '{before.id}' is {before.status}, and that is final.",
                 "Add a new one under another id.",
@@ -201,6 +205,8 @@ def notes(snapshot: Snapshot, entity: Entity) -> tuple[str, ...]:
     """What an operator may not expect of a change that is in order."""
     if not isinstance(entity, Member):
         return ()
+    if entity.erased:
+        return ("His key is destroyed here; copies of registry.db made before hold it still.",)
     organisation = snapshot.organisation(entity.organisation)
     caps = {} if organisation is None else organisation.tiers
     return tuple(
@@ -253,6 +259,8 @@ def _check_expiry(before: Credential, after: Credential) -> None:
 
 
 def _moved(before: Entity, change: Move) -> Entity:
+    if change.verb in _MARKS:
+        return _marked(before, change)
     final: Verb = "withdraw" if isinstance(before, Organisation) else "revoke"
     if change.verb in {"revoke", "withdraw"} and change.verb != final:
         raise ChangeRefused(
@@ -260,6 +268,38 @@ def _moved(before: Entity, change: Move) -> Entity:
             f"Use '{final}'.",
         )
     return msgspec.structs.replace(before, status=_STATUS[change.verb])
+
+
+def _marked(before: Entity, change: Move) -> Member:
+    """A member who is held, released or erased."""
+    if not isinstance(before, Member):
+        raise ChangeRefused(
+            "Only of members something is sealed.", "Name a member, to hold or to erase."
+        )
+    if before.erased and change.verb != "release":
+        raise ChangeRefused(
+            f"What was sealed of '{before.id}' is destroyed already.", "Nothing to do."
+        )
+    if change.verb != "erase":
+        return msgspec.structs.replace(before, held=change.verb == "hold")
+    if before.held:
+        raise ChangeRefused(
+            f"'{before.id}' is under legal hold: nothing of his may be erased.",
+            f"Whoever may end the hold says so: 'sluicegate member release {before.id}'.",
+        )
+    if before.status != "revoked":
+        raise ChangeRefused(
+            f"'{before.id}' is {before.status}; only who is revoked is erased.",
+            f"First 'sluicegate member revoke {before.id}'.",
+        )
+    return Member(
+        id=before.id,
+        organisation=before.organisation,
+        name="erased",
+        kind=before.kind,
+        status="revoked",
+        erased=True,
+    )
 
 
 def _converted(kind: Kind, fields: dict[str, Any]) -> Entity:

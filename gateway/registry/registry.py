@@ -36,6 +36,8 @@ __all__ = ["Append", "ChangeRecord", "Changed", "Registry", "RegistryUnavailable
 
 MAC_KEY_FILE = "registry-mac.key"
 MASTER_KEY_FILE = "subject-master.key"
+DESTROYED = b""
+"""What stands in the place of the wrapped key of a member who was erased."""
 POLL_S = 1.0
 """How often the file is looked at for changes that are not ours."""
 
@@ -211,7 +213,19 @@ class Registry:
             self._wrapped[entity.id] = wrapped
         self._settle(lambda each: (each.kind, each.id) == key)
         keys = {} if subject_key is None else {entity.id: subject_key}
-        self._publish(delta_of(epoch - 1, epoch, put=(entity,), subject_keys=keys))
+        erased = isinstance(entity, Member) and entity.erased
+        gone = (key,) if erased else ()  # a member who goes takes his key along
+        self._publish(delta_of(epoch - 1, epoch, put=(entity,), gone=gone, subject_keys=keys))
+        if erased:
+            self._scrub()
+
+    def _scrub(self) -> None:
+        try:
+            self._store.scrub()
+        except StoreUnavailable as error:
+            raise RegistryUnavailable(
+                "erased, but its old key may still stand in registry.db-wal: stop the gateway once"
+            ) from error
 
     def _key_for(self, entity: Entity) -> tuple[bytes | None, bytes | None]:
         """A member's subject key and its wrapped form; made when he first has a row.
@@ -221,6 +235,8 @@ class Registry:
         """
         if not isinstance(entity, Member):
             return None, None
+        if entity.erased:
+            return None, DESTROYED
         wrapped = self._wrapped.get(entity.id, b"")
         known = unwrap(self._master, entity.id, wrapped)
         if known is not None:
@@ -248,8 +264,10 @@ class Registry:
         self._wrapped = self._store.wrapped_keys()
         subject_keys: dict[str, bytes] = {}
         for key in [key for key in self._rows if key[0] == "member"]:
+            if _erased(self._rows[key]) and self._wrapped.get(key[1]) == DESTROYED:
+                continue
             subject_key = unwrap(self._master, key[1], self._wrapped.get(key[1], b""))
-            if subject_key is None:
+            if subject_key is None or _erased(self._rows[key]):
                 del self._rows[key]
                 self.findings.append(finding("registry.tampered", key))
             else:
@@ -286,6 +304,11 @@ class Registry:
             since = self.snapshot.epoch
             self._publish(delta_of(since, since + 1, gone=tuple(gone)))
         return self._report(found)
+
+
+def _erased(row: Row) -> bool:
+    member = entity_of(row)
+    return isinstance(member, Member) and member.erased
 
 
 def _record_of(

@@ -120,6 +120,17 @@ class Store:
                 _upsert(connection, _subject_keys, {"member": row.id}, {"wrapped": wrapped_key})
             _upsert(connection, _meta, {"name": "epoch"}, {"value": row.epoch})
 
+    def scrub(self) -> None:
+        """Leave nothing of what was overwritten: with ``secure_delete`` the file has zeros there,
+        and the write-ahead log, which still holds the old pages, is emptied."""
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as outside:
+                row = outside.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"{self._path}: {type(error).__name__}") from error
+        if row[0] != 0:
+            raise StoreUnavailable(f"{self._path}: someone reads it")
+
     def epoch(self) -> int:
         """The latest epoch that was written; 0 in a new file."""
         return self._meta("epoch") or 0

@@ -195,6 +195,8 @@ def _message(refusal: Refusal, appeal: str) -> str:
     message = refusal.message
     words = [message if message.endswith((".", "!", "?")) else message + ".", refusal.remedy]
     tail = [f"code={_reason_code(refusal)}"]
+    if refusal.model:
+        tail.append(f"model={refusal.model}")
     if refusal.rule:
         tail.append(f"rule={refusal.rule}")
     if refusal.decision_id:

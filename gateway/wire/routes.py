@@ -19,7 +19,7 @@ from gateway.core.refusal import Refusal
 from gateway.wire.dialects import Dialect, dialect_of, dialect_of_wire
 from gateway.wire.headers import Fields
 
-__all__ = ["Route", "match"]
+__all__ = ["Route", "match", "path_of"]
 
 
 class Route(Struct, frozen=True):
@@ -58,6 +58,14 @@ _NO_ROUTE: Final = Refusal(
     "This gateway has no such route. It serves chat/completions, responses, embeddings, messages, "
     "messages/count_tokens and models under /v1.",
 )
+# The path is one of ours in every byte, so to say its method tells nobody anything new.
+_OTHER_METHOD: Final = {
+    path: Refusal(
+        Reason.ROUTE_NOT_FOUND,
+        f"This gateway has no such route: {path.decode()} takes {method} and no other method.",
+    )
+    for path, method in {**dict.fromkeys(_CALLS, "POST"), _MODELS: "GET"}.items()
+}
 _NO_WEBSOCKET: Final = Refusal(
     Reason.WEBSOCKET_NOT_OFFERED, "WebSocket is not offered here: send the same call as a POST."
 )
@@ -85,7 +93,14 @@ def match(method: str, raw_path: bytes, query: bytes, fields: Fields) -> Route |
         return _models(dialect, raw_path, query)
     if method == "HEAD" and raw_path in _HEALTH and not query:
         return Route(None, dialect)
-    return _NO_ROUTE
+    return _OTHER_METHOD.get(raw_path, _NO_ROUTE)
+
+
+def path_of(wire: Wire) -> str:
+    """Where calls of a wire are sent."""
+    if wire is Wire.MODELS:
+        return _MODELS.decode()
+    return next(route.upstream_path for route in _CALLS.values() if route.wire is wire)
 
 
 def _call(plain: Route, query: bytes) -> Route | Refusal:

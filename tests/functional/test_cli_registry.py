@@ -72,13 +72,16 @@ def test_the_groups_hold_what_operators_are_told_of():
     words = {" ".join(each) for each in OURS}
     assert words >= {
         *(f"org {verb}" for verb in "add list show set suspend resume withdraw".split()),
-        *(f"member {v}" for v in "add list show set tier suspend resume revoke".split()),
+        *(
+            f"member {v}"
+            for v in "add list show set tier suspend resume revoke hold release erase".split()
+        ),
         *(f"key {verb}" for verb in "add list suspend resume revoke".split()),
         *(f"issuer {verb}" for verb in "add list suspend resume revoke".split()),
         *(f"policy {verb}" for verb in "check build keygen reload rules".split()),
-        *(f"audit {verb}" for verb in "tail show verify prove vkeys".split()),
+        *(f"audit {verb}" for verb in "tail show search verify prove vkeys export cosign".split()),
     }
-    assert len(CHANGES) == 21
+    assert len(CHANGES) == 25
 
 
 @pytest.mark.parametrize("words", CHANGES, ids=" ".join)

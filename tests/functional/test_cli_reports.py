@@ -109,6 +109,25 @@ async def test_a_real_gateways_log_and_its_providers_report(tmp_path):
     await upstream.stop()
 
 
+async def test_a_worker_that_stood_still_is_a_silence(tmp_path):
+    upstream = Upstream(lambda *_: None)
+    await upstream.start()
+    async with running_gate(tmp_path, upstream.url, audit={"heartbeat_s": 1}) as gate:
+        await gate.recorded("log.heartbeat", 2)
+        pid = gate.processes()["data-0"]
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(5)
+        os.kill(pid, signal.SIGCONT)
+        count = len(gate.records("log.heartbeat"))
+        await gate.recorded("log.heartbeat", count + 4)
+        words = ("audit", "report", "completeness", "--dir", str(gate.state.root), "--json")
+        operator = Operator(tmp_path / "operator")
+        found = operator.bare(*words, "--heartbeat", "1", code=1).json["findings"]
+        assert ("silence", "data-0") in [(each["kind"], each["shard"]) for each in found]
+        assert operator.bare(*words, "--heartbeat", "60").json["complete"] is True
+    await upstream.stop()
+
+
 async def test_a_gateway_that_was_killed_is_told_and_is_complete(tmp_path):
     answering = asyncio.Event()
 
@@ -150,6 +169,13 @@ def test_both_agree(reconcile):
     assert "joined     3" in said.out
     assert "no id      1 calls cannot be joined" in said.out
     assert said.err == ""
+
+
+def test_nothing_compared_is_not_agreement(reconcile):
+    said = reconcile("id\n", "--until", "2020-01-01")
+    assert said.out.endswith(
+        "Nothing was compared: no call lies in the period that could be joined.\n"
+    )
 
 
 def test_what_does_not_agree_is_named_the_gravest_first(reconcile):
@@ -215,6 +241,7 @@ def test_what_a_terminal_would_obey_is_not_printed(reconcile):
         (("--endpoint", "nowhere"), "there are: anthropic"),
         (("--provider-usage", "none.csv"), "none.csv"),
         (("--since", "soon"), "is no time"),
+        (("--since", "1h", "--until", "2h"), "--until is not after --since"),
     ],
 )
 def test_what_is_typed_wrong_is_told(reconcile, options, says):

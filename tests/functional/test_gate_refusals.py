@@ -145,6 +145,7 @@ async def test_k39_a_tier_denial_is_raised_once(gate, upstream, wire, stream):
     decision_id = error.response.headers["x-sluicegate-decision-id"]
     assert f"decision={decision_id}" in message
     assert "rule=tiers.insufficient" in message
+    assert f" model={model} " in message
     assert "Appeal: your organisation's administrator" in message
     (record,) = await gate.recorded("access.denied", decision_id=decision_id)
     assert record["reason"] == "tier_insufficient"
@@ -181,14 +182,15 @@ async def test_k39_no_such_model_is_raised_once(gate, wire):
 
 @pytest.mark.parametrize(
     ("wire", "model", "served"),
-    [("chat", "opus-4.8", "messages"), ("responses", "opus-4.8", "messages"),
-     ("messages", "gpt-5.5", "chat, responses")],
+    [("chat", "opus-4.8", "/v1/messages or /v1/messages/count_tokens"),
+     ("responses", "opus-4.8", "/v1/messages or /v1/messages/count_tokens"),
+     ("messages", "gpt-5.5", "/v1/chat/completions or /v1/responses")],
 )  # fmt: skip
 async def test_k39_the_wrong_api_is_raised_once(gate, wire, model, served):
     vendor = anthropic if wire == "messages" else openai
     key = gate.keys["newcomer-1"]
     _, message = await refused(gate, wire, key, model, vendor.BadRequestError)
-    stands_alone(message, f"{model} is not served on this API: call it on {served}")
+    stands_alone(message, f"Call it at {served}: this API does not serve {model}")
 
 
 # Credentials, routes, bodies
@@ -234,6 +236,16 @@ async def test_k39_a_route_that_is_none_is_raised_once(gate, wire):
             await sdk.post("/v1/batches" if wire == "messages" else "/batches", cast_to=object)
     assert proxy.posts == 1
     stands_alone(said_in(caught.value), "no such route", "It serves chat/completions")
+
+
+@pytest.mark.parametrize("key", ["", "newcomer-1"])
+async def test_a_path_of_ours_by_another_method_says_its_own(gate, key):
+    answer = await raw.call(
+        gate.port, "/v1/messages", None, key=key and gate.keys[key], method="GET"
+    )
+    assert answer.status == 404
+    assert answer.header("x-sluicegate-reason") == "route_not_found"
+    assert b"/v1/messages takes POST and no other method" in answer.body
 
 
 @pytest.mark.parametrize(

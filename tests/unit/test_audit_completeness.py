@@ -217,6 +217,20 @@ def test_starts_recoveries_and_clocks_are_told_and_are_no_findings():
     assert report.events[2].what.startswith("3 records")
 
 
+def test_a_log_that_stopped_is_told():
+    last = T0 + 2 * SECOND
+    limit = BEATS_MISSED * HEARTBEAT_S * SECOND
+    log = Log().opened().beat()
+    assert log.report(now=last + limit).events == []
+    report = log.report(now=last + limit + 1)
+    assert [(each.kind, each.seq) for each in report.events] == [(Kind.STOPPED, 1)]
+    assert report.complete
+    # It lasts, so a period that begins later has it; one that ended before has not.
+    assert len(log.report(now=last + 99 * limit, since=last + 9 * limit).events) == 1
+    assert log.report(now=last + 99 * limit, until=last).events == []
+    assert log.closed().report(now=last + 99 * limit).events == []
+
+
 def test_the_public_key_has_to_be_there_and_to_be_the_logs():
     assert found(whole().report(vkey="")) == [(Kind.KEY, 9)]
     other = SigningKey("example.org/gate/data-0", bytes(32))

@@ -138,6 +138,13 @@ def test_a_mapped_column_has_to_be_there():
     assert "--column status=NAME" in problem
 
 
+def test_a_mapped_field_has_to_be_in_some_line():
+    calls = '{"id": "u", "usage": {"out": 1}}\n{"id": "v"}\n'
+    assert len(read(calls, {"output_tokens": "usage.out"})) == 2
+    (problem,) = refused(calls, {"output_tokens": "usage.ouch"}).problems
+    assert problem.startswith("line 1: neither this nor any other line has 'usage.ouch'")
+
+
 def test_all_problems_are_named_at_once_and_so_many_at_most():
     lines = ["id,output_tokens"] + [f"u{i},{'x' if i % 2 else i}" for i in range(100)]
     error = refused("\n".join(lines))

@@ -15,7 +15,7 @@ from gateway.wire.dialects import Dialect
 from gateway.wire.framing import check_framing
 from gateway.wire.headers import combined
 from gateway.wire.models import model_entry, model_list
-from gateway.wire.routes import Route, match
+from gateway.wire.routes import Route, match, path_of
 
 VERSION = {b"anthropic-version": b"2023-06-01"}
 
@@ -114,6 +114,27 @@ def test_k11_every_other_method_is_no_route(method):
         if method == "GET" and path.startswith(b"/v1/models"):
             continue
         assert match(method, path, b"", {}).reason is Reason.ROUTE_NOT_FOUND
+
+
+def test_a_path_of_ours_says_which_method_it_takes():
+    for method, path, *_ in TAKEN:
+        if path in TEMPLATES:
+            for other in {"GET", "POST", "DELETE"} - {method}:
+                message = match(other, path, b"", {}).message
+                assert f"no such route: {path.decode()} takes {method} and no other" in message
+                assert len(message) <= 100
+
+
+def test_inv8_no_path_of_a_model_says_more_than_any_other():
+    """It would tell that there is a model, or at least that its id was read."""
+    said = {match("POST", b"/v1/models/" + each, b"", {}) for each in (b"m", b"mythos-6", b"..")}
+    assert said == {match("POST", b"/v1/none", b"", {})}
+
+
+def test_the_path_of_each_wire():
+    for wire in Wire:
+        method = "GET" if wire is Wire.MODELS else "POST"
+        assert match(method, path_of(wire).encode(), b"", {}).wire is wire
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,85 @@ async def test_apply_is_pure(house):
     copy.apply(decode_delta(encode_delta(house.snapshot.full())))
     apply(copy, Move("member", "red", "revoke"))
     assert copy.full() == house.snapshot.full()
+
+
+# Legal hold and erasure
+
+
+async def revoked(house, member="red"):
+    await house.change(Move("member", member, "revoke"))
+    return house.snapshot.subject_key(member)
+
+
+def on_disk(house):
+    return b"".join(path.read_bytes() for path in house.path.parent.glob("registry.db*"))
+
+
+async def test_an_erased_members_key_is_in_no_file_and_no_snapshot_and_stays_gone(house):
+    await revoked(house)
+    wrapped = house.by_hand("select wrapped from subject_keys where member = 'red'")[0][0]
+    assert wrapped in on_disk(house)  # so the search below can find it
+    told = []
+    house.registry.subscribe(told.append)
+    made = await house.change(Move("member", "red", "erase"), "he asked for it")
+    assert (made.record.op, made.record.reason) == ("member.erase", "he asked for it")
+    assert wrapped not in on_disk(house)
+    assert b"Red" not in on_disk(house)  # nor what the registry knew of him
+    assert house.snapshot.subject_key("red") is None
+    assert house.snapshot.member("red").erased
+    follower = Snapshot()
+    follower.apply(house.snapshot.full())
+    assert follower.subject_key("red") is None
+    worker = Snapshot()
+    worker.apply(msgspec.structs.replace(told[0], since=None))
+    assert worker.subject_key("red") is None
+    house.open()
+    assert house.registry.findings == []
+    assert house.snapshot.subject_key("red") is None
+    assert house.snapshot.subject_key("blue") is not None
+    assert "copies of registry.db" in made.notes[0]
+
+
+async def test_a_key_that_comes_back_from_a_copy_is_tampering(house):
+    await revoked(house)
+    wrapped = house.by_hand("select wrapped from subject_keys where member = 'red'")[0][0]
+    await house.change(Move("member", "red", "erase"))
+    house.by_hand("update subject_keys set wrapped = ? where member = 'red'", wrapped)
+    house.registry.check()
+    assert house.codes() == [("registry.tampered", "member", "red")]
+    house.open()
+    assert house.codes() == [("registry.tampered", "member", "red")]
+    assert house.snapshot.subject_key("red") is None
+
+
+async def test_nothing_of_a_held_member_is_erased_until_he_is_released(house):
+    await house.change(Move("member", "red", "hold"))
+    key = await revoked(house)
+    assert "legal hold" in await refused(house, Move("member", "red", "erase"))
+    assert house.snapshot.subject_key("red") == key
+    house.open()
+    assert "legal hold" in await refused(house, Move("member", "red", "erase"))
+    await house.change(Move("member", "red", "release"))
+    await house.change(Move("member", "red", "erase"))
+    assert house.snapshot.subject_key("red") is None
+
+
+async def test_only_a_revoked_member_is_erased_and_once(house):
+    assert "only who is revoked" in await refused(house, Move("member", "red", "erase"))
+    await revoked(house)
+    await house.change(Move("member", "red", "hold"))  # a hold reaches who is revoked
+    assert "is so already" in await refused(house, Move("member", "red", "hold"))
+    await house.change(Move("member", "red", "release"))
+    await house.change(Move("member", "red", "erase"))
+    assert "destroyed already" in await refused(house, Move("member", "red", "erase"))
+    assert "destroyed already" in await refused(house, Move("member", "red", "hold"))
+    assert "final" in await refused(house, Move("member", "red", "resume"))
+    assert "Only of members" in await refused(house, Move("organisation", "acme", "hold"))
+
+
+async def test_an_erasure_that_cannot_be_recorded_is_not_made(house):
+    key = await revoked(house)
+    house.log.broken = True
+    with pytest.raises(LogUnavailable):
+        await house.change(Move("member", "red", "erase"))
+    assert house.snapshot.subject_key("red") == key
