@@ -9,8 +9,8 @@ One pass over one log, whose memory is the calls that run at once. Looked for:
   unseen. Times between records are those of the process's monotonic clock, which nobody sets;
 * the log's public key is there.
 
-Not findings, but told: unclean starts, logs that stopped, recoveries, clocks that ran backwards. Whether the bytes
-are those that were signed is ``verify``'s matter.
+Not findings, but told: unclean starts, logs that stopped, recoveries, clocks that ran backwards.
+Whether the bytes are those that were signed is ``verify``'s matter.
 """
 
 from __future__ import annotations
