@@ -6,7 +6,7 @@ nobody tune an attack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.decision import Effect
@@ -141,7 +141,7 @@ def wire_mismatch(entry: CatalogueEntry) -> Refusal:
 
 
 def denied(
-    judgement: Judgement, decision_id: str, entry: CatalogueEntry | None, hidden: Set[str]
+    judgement: Judgement, decision_id: str, entry: CatalogueEntry | None, hidden: frozenset[str]
 ) -> Refusal:
     """Policy refused. A hidden model's refusal is the one constant, with no decision id.
 
