@@ -93,6 +93,7 @@ def _claimed(directory: DemoDirectory) -> Iterator[None]:
     try:
         if not directory.state.demo.exists():
             directory.write()  # stamped before anything secret is made in it
+        directory.keep_out_of_git()
         yield
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -141,6 +142,11 @@ class DemoDirectory:
             "# Written by `sluicegate demo` at each start.\n"
             + yaml.safe_dump(document, sort_keys=False)
         )
+
+    def keep_out_of_git(self) -> None:
+        """Let no checkout around the directory take up its keys by a ``git add``."""
+        with suppress(FileExistsError), (self.state.root / ".gitignore").open("x") as file:
+            file.write("*\n")
 
     def read(self) -> dict[str, Any]:
         """``demo.json``."""

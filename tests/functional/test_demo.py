@@ -203,6 +203,7 @@ def test_demo_json_holds_what_other_commands_and_people_need(running):
     assert (directory / "registry.db").exists()
     assert (directory / "audit").is_dir()
     assert (directory / "demo.json").stat().st_mode & 0o077 == 0
+    assert (directory / ".gitignore").read_text() == "*\n"
     with urllib.request.urlopen(running["ops_url"] + "/readyz") as response:
         assert response.status == 200
 

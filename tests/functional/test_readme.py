@@ -110,18 +110,23 @@ def test_people_keys_and_the_record(shell):
     added = shell.run(block("Run it", 1))
     assert added.count("sk-sg-") >= 1
     commands = block("Run it", 2).splitlines()
-    tail, show, prove, verify = commands
+    tail, show, search, export, prove, verify = commands
     listed = shell.run(tail)
     assert "registry.changed" in listed
     assert show.startswith("sluicegate audit show req_")
     shell.run("sluicegate audit show control#3")
+    assert "member red" in shell.run(search)
+    bundle = export.partition("#")[0].split()[-1]
+    assert f"records in {bundle}" in shell.run(export)
     assert "tlog-proof" in shell.run(prove)
     keys = shell.run("sluicegate audit vkeys")
     vkeys = re.findall(r"sluicegate/[a-z0-9-]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+", keys)
     assert len(vkeys) == 2
     command = verify.split(" --key ")[0]
     shell.run(command, code=1)  # without a key nothing is proved
-    shell.run(command + "".join(f" --key '{vkey}'" for vkey in vkeys))
+    keys = "".join(f" --key '{vkey}'" for vkey in vkeys)
+    shell.run(command + keys)
+    shell.run(f"sluicegate audit verify-export {bundle}{keys}")
 
 
 def test_the_test_and_demo_commands_are_those_of_the_makefile():
