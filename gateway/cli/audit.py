@@ -22,6 +22,7 @@ import typer
 from gateway.audit.read import Entry, LogReader
 from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
+from gateway.cli.doctor import doctor
 from gateway.cli.exporting import export, verify_exported
 from gateway.cli.members import erase
 from gateway.cli.proving import check, prove, verify, vkeys
@@ -246,4 +247,5 @@ app.command()(export)
 app.command()(cosign)
 app.command("verify-export")(verify_exported)
 app.command("erase-subject")(erase)
+app.command()(doctor)
 app.add_typer(report, name="report")

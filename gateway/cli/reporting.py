@@ -97,9 +97,10 @@ def reconcile(
     directory: Directory = DIR,
     json: AsJson = False,
 ) -> None:
-    """Hold a provider's report of its calls against the logs, and name what either side lacks.
+    """Hold a provider's usage report against the logs.
 
-    Calls are joined on the endpoint's request id. The period is that of the report by default.
+    Names the calls that either side lacks, or on which they differ. Calls are joined on the
+    endpoint's request id; the period is that of the report by default.
     """
     state = StateDirectory(Path(directory))
     _in_order(since, until)
