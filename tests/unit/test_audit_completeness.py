@@ -162,6 +162,11 @@ def test_a_silence_begins_where_the_last_heartbeat_was():
     assert found(between.opened().closed().report()) == []
 
 
+def test_clocks_of_two_processes_are_not_compared():
+    log = Log().opened().beat().add("log.heartbeat", 9999, boot="other", open=0)
+    assert found(log.report()) == [(Kind.ORDER, 2)]
+
+
 def test_other_records_are_no_heartbeats():
     log = Log().opened()
     for _ in range(20):

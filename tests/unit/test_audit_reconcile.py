@@ -77,6 +77,10 @@ def test_input_is_all_input():
     ]
 
 
+def test_a_long_id_is_cut_as_the_gateway_cuts_it():
+    assert [len(each.id) for each in read(f"id\n{'u' * 500}\n")] == [128]
+
+
 @pytest.mark.parametrize(
     ("told", "seconds"),
     [
@@ -294,6 +298,8 @@ def test_what_differs_is_told_from_both_sides(theirs, ours, differences):
 def test_an_id_that_stands_twice_is_named_on_either_side():
     found = held([row(1), row(1)._replace(line=9)], outcome(1))
     assert [(each.kind, each.lines) for each in found.findings] == [(Kind.TWICE, (3, 9))]
+    outside = [row(1, time=0), row(1, time=9 * SECOND)]
+    assert held(outside, outcome(1), since=T0, until=T0 + SECOND).agree
     found = held([row(1)], outcome(1), outcome(2, upstream_id="up_1"))
     assert [(each.kind, each.records) for each in found.findings] == [
         (Kind.TWICE, ("data-0#3", "data-0#5"))
