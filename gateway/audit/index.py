@@ -24,8 +24,8 @@ from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.read import Entry, LogReader, Position
 from gateway.audit.segments import LogCorrupt, segment_files, segment_name
 from gateway.audit.terms import HEARTBEAT, effect_of, names_of, terms_of, words_of
-from gateway.audit.tiles import extended, subtree_of
-from gateway.audit.tlog import Subtree, leaf_hash
+from gateway.audit.tiles import TileOf, extended, subtree_of
+from gateway.audit.tlog import leaf_hash
 
 __all__ = ["COUNTED", "HOUR_NS", "Index", "IndexDamaged", "Log"]
 
@@ -164,8 +164,8 @@ class Index:
         with damaged_if_unreadable():
             return dict(self.database.execute("SELECT shard, size FROM logs"))
 
-    def head(self, shard: str) -> tuple[bytes, Subtree]:
-        """The signed checkpoint up to which a log was read, and the roots of its subtrees.
+    def head(self, shard: str) -> tuple[bytes, TileOf]:
+        """The signed checkpoint up to which a log was read, and the tiles of its tree.
 
         Raises:
             IndexDamaged: it holds nothing of this log.
@@ -176,7 +176,7 @@ class Index:
         if row is None:
             raise IndexDamaged(f"the index holds nothing of {shard}")
         number, note = row
-        return bytes(note), subtree_of(lambda level, tile: self.tile(number, level, tile))
+        return bytes(note), lambda level, tile: self.tile(number, level, tile)
 
     def tile(self, log: int, level: int, number: int) -> bytes:
         """A tile of a log's tree.

@@ -26,6 +26,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.exporting import export, verify_exported
 from gateway.cli.members import erase
 from gateway.cli.proving import check, prove, verify, vkeys
+from gateway.cli.publishing import publish
 from gateway.cli.records import Lines, paragraph, wanted
 from gateway.cli.reporting import reconcile, report
 from gateway.cli.search import rebuild_index, search
@@ -248,4 +249,5 @@ app.command()(cosign)
 app.command("verify-export")(verify_exported)
 app.command("erase-subject")(erase)
 app.command()(doctor)
+app.command()(publish)
 app.add_typer(report, name="report")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +15,10 @@ import typer
 from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, with_lines
 from gateway.audit.index import Index, Log
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
+from gateway.audit.tiles import subtree_of
 from gateway.audit.tlog import Subtree, consistency_path
 from gateway.audit.witness import MAX_REQUEST_BYTES, Witness, WitnessBusy, format_request
+from gateway.cli.listening import BehindProxy, bound, listener_of, serve_until_stopped
 from gateway.cli.search import with_index
 from gateway.cli.terminal import (
     DIR,
@@ -32,8 +32,6 @@ from gateway.cli.terminal import (
     show_json,
 )
 from gateway.egress import Egress, EgressFailed, EgressRefused
-from gateway.serving import Server, bind, configuration
-from gateway.settings import Listener
 from gateway.state import StateDirectory
 
 __all__ = ["app", "cosign"]
@@ -63,9 +61,7 @@ def serve(
         str | None, typer.Option("--name", help="The witness's name, when its key is made.")
     ] = None,
     listen: Annotated[str, typer.Option("--listen", help="HOST:PORT.")] = "127.0.0.1:8090",
-    behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="A proxy in front ends TLS.")
-    ] = False,
+    behind_proxy: BehindProxy = False,
     directory: Annotated[
         Path, typer.Option("--dir", help="The witness's own directory: its key, what it has seen.")
     ] = Path("sluicegate-witness"),
@@ -80,43 +76,25 @@ def serve(
         for text in log:
             key = VerifierKey.parse(text)
             logs.setdefault(key.name, []).append(key)
-        listener = _listener(listen, behind_proxy=behind_proxy)
+        listener = listener_of(listen, behind_proxy=behind_proxy)
     except NoteError as error:
         fail(f"--log: {error}", "give it as `audit vkeys` prints it", code=EXIT_USAGE)
     with ExitStack() as held:
         try:
             signer = _signer(directory, name)
             witness = held.enter_context(closing(Witness(directory, signer, logs)))
-            socket = held.enter_context(closing(bind(listener)))
         except (NoteError, WitnessBusy) as error:
             fail(str(error), code=EXIT_UNAVAILABLE)
         except OSError as error:
-            what = error.filename or listener.listen
-            fail(f"{what}: {error.strerror}", code=EXIT_UNAVAILABLE)
+            fail(f"{error.filename}: {error.strerror}", code=EXIT_UNAVAILABLE)
+        socket = held.enter_context(closing(bound(listener)))
         port = socket.getsockname()[1]
         told = {
             "witness": f"http://{listener.host}:{port}{_PATH}",
             "vkey": str(signer.verifier),
             "logs": sorted(logs),
         }
-        server = Server(configuration(_Application(witness), listener))
-        asyncio.run(_serve(server, socket, told, json=json))
-
-
-def _listener(listen: str, *, behind_proxy: bool) -> Listener:
-    host, _, port = listen.rpartition(":")
-    try:
-        public = not ipaddress.ip_address(host.strip("[]")).is_loopback
-        number = int(port)
-    except ValueError:
-        fail(f"--listen {listen!a}", "write it as 127.0.0.1:8090", code=EXIT_USAGE)
-    if public and not behind_proxy:
-        fail(
-            f"{listen} is reachable from outside without TLS",
-            "put a proxy with TLS in front and say --behind-proxy",
-            code=EXIT_USAGE,
-        )
-    return Listener(listen=f"{host}:{number}", behind_proxy=behind_proxy)
+        serve_until_stopped(_Application(witness), listener, socket, told, json=json)
 
 
 def _signer(directory: Path, name: str | None) -> WitnessSigner:
@@ -131,18 +109,6 @@ def _signer(directory: Path, name: str | None) -> WitnessSigner:
         fail(f"there is no key in {directory}", "name the witness, by --name", code=EXIT_USAGE)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return WitnessSigner.create(path, name)
-
-
-async def _serve(server: Server, socket: Any, told: dict[str, Any], *, json: bool) -> None:
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, server.stop)
-    if json:
-        show_json(told)
-    else:
-        for name, value in told.items():
-            say(f"{name:8} {value if isinstance(value, str) else ', '.join(value)}")
-    await server.serve(sockets=[socket])
 
 
 class _Application:
@@ -256,7 +222,8 @@ def _cosigned(
     egress: Egress,
 ) -> dict[str, Any]:
     """Ask every witness about one log; keep the checkpoint with the lines of those who signed."""
-    note, subtree = index.head(shard)
+    note, tile_of = index.head(shard)
+    subtree = subtree_of(tile_of)
     size = parse_checkpoint(note, log.keys).size
     whole, troubles, refused = note, [], False
     for url, key in witnesses:

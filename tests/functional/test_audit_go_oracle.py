@@ -2,10 +2,15 @@
 pymerkle: code that is not ours."""
 
 import base64
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pymerkle
@@ -19,6 +24,8 @@ from gateway.audit.read import LogReader
 from gateway.audit.search import Query, Search
 from gateway.audit.tlog import consistency_proof, leaf_hash, root_of
 from gateway.audit.writer import AuditLog
+from gateway.state import StateDirectory
+from tests.support.traffic import calls, write
 
 ROOT = Path(__file__).parents[2]
 KEY = SigningKey("example.org/gate/data-0", bytes(range(32)))
@@ -37,7 +44,7 @@ def oracle(tmp_path_factory):
         check=True,
     )
 
-    def check(*words, files):
+    def check(*words, files, said=False):
         """Answers about files that are given together, as many as each is of."""
         paths = []
         for number, together in enumerate(files):
@@ -48,6 +55,8 @@ def oracle(tmp_path_factory):
             [directory / "tlog", *words, *paths], capture_output=True, text=True, check=False
         )
         assert done.returncode in (0, 1), done.stderr
+        if said:
+            return done.stdout
         return [line.partition(":")[0] for line in done.stdout.splitlines()]
 
     return check
@@ -156,6 +165,68 @@ def test_go_accepts_a_witnesss_cosignatures_and_rejects_others(oracle, log):
     assert oracle("cosigned", KEY.vkey, key, files=moved) == ["rejected"] * (PROOFS - 1)
     stranger = WitnessSigner("witness.example.net", b"s" * 32).verifier
     assert oracle("cosigned", KEY.vkey, str(stranger), files=whole) == ["rejected"] * PROOFS
+
+
+@contextlib.contextmanager
+def publishing(root):
+    """`audit publish` of a state directory; the URL of its one log."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "gateway.cli", "audit", "publish"),
+            *("--listen", "127.0.0.1:0", "--dir", str(root)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process.stdout.readline().split()[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.close()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.needs("go")
+def test_go_reads_a_published_log_and_proves_every_entry_while_it_grows(oracle, tmp_path):
+    state = StateDirectory(tmp_path / "state")
+    state.prepare()
+    key = SigningKey("example.org/gate/data-0", bytes(32))
+    state.vkey("data-0").write_text(key.vkey)
+    write(state.log("data-0"), key, calls(200), segment_bytes=100_000)
+    with publishing(state.root) as url:
+        first = oracle("tiles", key.vkey, url, files=[], said=True)
+        assert first.startswith("ok: ")
+        write(state.log("data-0"), key, calls(400, seed=1, first=200), segment_bytes=100_000)
+        grown = oracle("tiles", key.vkey, url, files=[], said=True)
+        assert int(grown.split()[1]) > int(first.split()[1]) + 500
+        stranger = SigningKey(key.name, b"s" * 32)
+        assert oracle("tiles", stranger.vkey, url, files=[]) == ["rejected"]
+        for path, status in {
+            "tile/0/000": 200,
+            "tile/0/001": 200,
+            "tile/1/000.p/2": 200,
+            "tile/1/000.p/255": 404,
+            "tile/1/000": 404,
+            "tile/0/00": 404,
+            "tile/0/x000/000": 404,
+            "tile/0/000.p/256": 404,
+            "tile/00/000": 404,
+            "tile/entries/000": 200,
+            "tile/entries/009": 404,
+            "../vkeys/data-0": 404,
+            "": 404,
+        }.items():
+            assert status_of(url + path) == status, path
+        assert status_of(url, method="POST") == 405
+
+
+def status_of(url, method="GET"):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
 def test_pymerkle_gives_the_root_of_every_checkpoint(log):

@@ -4,10 +4,12 @@
 //	tlog VKEY PROOF LEAF [PROOF LEAF ...]
 //	tlog grown VKEY OLDER NEWER HASHES [OLDER NEWER HASHES ...]
 //	tlog cosigned VKEY WITNESS NOTE [NOTE ...]
+//	tlog tiles VKEY URL
 //
 // It prints "ok" or "rejected: why" for each and exits 1 if any was rejected. The second form holds
 // consistency proofs (hashes in base64, one a line) between two checkpoints, the third cosignatures
-// of a witness (c2sp.org/tlog-cosignature).
+// of a witness (c2sp.org/tlog-cosignature). The fourth reads a whole published log (c2sp.org/tlog-tiles)
+// and proves every entry of it.
 package main
 
 import (
@@ -18,6 +20,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -141,7 +145,98 @@ func cosigned(log note.Verifier, by *witness, signed []byte) error {
 	return err
 }
 
+// A published log is a tlog.TileReader. Paths are those of c2sp.org/tlog-tiles, without the height.
+type published struct {
+	url  string
+	seen map[string][]byte
+}
+
+func (p published) get(path string) ([]byte, error) {
+	if data, found := p.seen[path]; found {
+		return data, nil
+	}
+	answer, err := http.Get(p.url + path)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", path, answer.Status)
+	}
+	data, err := io.ReadAll(answer.Body)
+	p.seen[path] = data
+	return data, err
+}
+
+func (p published) Height() int                     { return 8 }
+func (p published) SaveTiles([]tlog.Tile, [][]byte) {}
+func (p published) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	var found [][]byte
+	for _, tile := range tiles {
+		path := strings.Replace(tile.Path(), "tile/8/", "tile/", 1)
+		data, err := p.get(strings.Replace(path, "/data/", "/entries/", 1))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, data)
+	}
+	return found, nil
+}
+
+func everyEntry(verifier note.Verifier, url string) (int64, error) {
+	log := published{strings.TrimSuffix(url, "/") + "/", map[string][]byte{}}
+	signed, err := log.get("checkpoint")
+	if err != nil {
+		return 0, err
+	}
+	at, err := readHead(note.VerifierList(verifier), verifier.Name(), signed)
+	if err != nil {
+		return 0, err
+	}
+	hashes := tlog.TileHashReader(tlog.Tree{N: at.size, Hash: at.root}, log)
+	for first := int64(0); first < at.size; first += 256 {
+		width := min(256, at.size-first)
+		data, err := log.ReadTiles([]tlog.Tile{{H: 8, L: -1, N: first / 256, W: int(width)}})
+		if err != nil {
+			return 0, err
+		}
+		rest := data[0]
+		for i := range width {
+			if len(rest) < 2 || len(rest) < 2+int(binary.BigEndian.Uint16(rest)) {
+				return 0, errors.New("an entry is cut")
+			}
+			length := int(binary.BigEndian.Uint16(rest))
+			leaf := tlog.RecordHash(rest[2 : 2+length])
+			rest = rest[2+length:]
+			proof, err := tlog.ProveRecord(at.size, first+i, hashes)
+			if err != nil {
+				return 0, err
+			}
+			if err := tlog.CheckRecord(proof, at.size, at.root, first+i, leaf); err != nil {
+				return 0, err
+			}
+		}
+		if len(rest) != 0 {
+			return 0, errors.New("more than its entries")
+		}
+	}
+	return at.size, nil
+}
+
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "tiles" {
+		verifier, err := note.NewVerifier(os.Args[2])
+		if err != nil {
+			fatal(err)
+		}
+		count, err := everyEntry(verifier, os.Args[3])
+		if err != nil {
+			fmt.Println("rejected:", err)
+			os.Exit(1)
+		}
+		fmt.Println("ok:", count)
+		return
+	}
 	arguments, form := os.Args[1:], "included"
 	if len(arguments) > 0 && (arguments[0] == "grown" || arguments[0] == "cosigned") {
 		form, arguments = arguments[0], arguments[1:]
