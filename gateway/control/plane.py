@@ -33,7 +33,7 @@ from gateway.policy.bundle import Bundle, read_directory
 from gateway.policy.findings import BundleError
 from gateway.policy.lifecycle import Activation, Lifecycle
 from gateway.registry.changes import Change
-from gateway.registry.findings import Finding, Latest, RowKey
+from gateway.registry.findings import Finding, Latest, Recorded, RowKey, recorded
 from gateway.registry.registry import Changed, ChangeRecord, Registry
 from gateway.registry.snapshot import Delta, encode_delta
 from gateway.state import StateDirectory
@@ -95,8 +95,8 @@ class Alarms:
 
 
 def latest_rows(directory: Path) -> Latest:
-    """The log's latest record of each registry row: ``(kind, id)`` to digest and position."""
-    latest: dict[RowKey, tuple[str, str]] = {}
+    """The log's word on each registry row, by ``(kind, id)``."""
+    latest: dict[RowKey, Recorded] = {}
     if not directory.is_dir():
         return latest
     for entry in LogReader(directory).entries():
@@ -105,7 +105,8 @@ def latest_rows(directory: Path) -> Latest:
         record = entry.json()
         if record["type"] == "registry.changed":
             position = str(Position(record["log"], record["seq"]))
-            latest[record["kind"], record["id"]] = (record["digest_after"], position)
+            key = (record["kind"], record["id"])
+            latest[key] = recorded(latest.get(key), record["op"], record["digest_after"], position)
     return latest
 
 

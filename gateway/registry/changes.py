@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from gateway.core.clock import parse_timestamp
 from gateway.core.entities import Credential, Entity, Issuer, Member, Organisation
 from gateway.core.facts import Label, Wire
+from gateway.registry.findings import Recorded
 from gateway.registry.rows import TYPES, Kind, body_of
 from gateway.registry.snapshot import Snapshot
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_ahead",
     "check_author",
     "notes",
+    "restated",
 ]
 
 MAX_ISSUER_ID = 31
@@ -158,6 +160,22 @@ def apply(snapshot: Snapshot, change: Change) -> Applied:
     return Applied(change.kind, f"{change.kind}.{verb}", before, after, _differing(before, after))
 
 
+def restated(applied: Applied, known: Recorded | None) -> Applied:
+    """An entity that is added under an id of which the log knows: its row was lost or changed from
+    outside, and it is stated anew. It keeps what was taken from it: who was revoked, suspended,
+    held or erased is so still."""
+    if known is None or applied.before is not None:
+        return applied
+    after = applied.after
+    if known.erased and isinstance(after, Member):
+        after = _without_traces(after)
+    elif known.status != "active":
+        after = msgspec.structs.replace(after, status=known.status)
+    if known.held and isinstance(after, Member):
+        after = msgspec.structs.replace(after, held=True)
+    return msgspec.structs.replace(applied, after=after)
+
+
 def check_ahead(applied: Applied, now: str) -> None:
     """A new key must have time left: one that is over would look like access and be none.
 
@@ -220,6 +238,10 @@ def _added(snapshot: Snapshot, change: Add) -> Entity:
     if change.fields.get("status", "active") != "active":
         raise ChangeRefused(
             "What is added is active.", "Add it, then suspend it, so that both are on the record."
+        )
+    if change.fields.get("held") or change.fields.get("erased"):
+        raise ChangeRefused(
+            "Nobody is added as held or erased.", "Add him, then say so, so that both are recorded."
         )
     after = _converted(change.kind, change.fields)
     if snapshot.entity(change.kind, after.id) is not None:
@@ -292,11 +314,15 @@ def _marked(before: Entity, change: Move) -> Member:
             f"'{before.id}' is {before.status}; only who is revoked is erased.",
             f"First 'sluicegate member revoke {before.id}'.",
         )
+    return _without_traces(before)
+
+
+def _without_traces(member: Member) -> Member:
     return Member(
-        id=before.id,
-        organisation=before.organisation,
+        id=member.id,
+        organisation=member.organisation,
         name="erased",
-        kind=before.kind,
+        kind=member.kind,
         status="revoked",
         erased=True,
     )

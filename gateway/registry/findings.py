@@ -14,11 +14,56 @@ from msgspec import Struct
 
 from gateway.registry.rows import Kind, Row, digest_of, entity_of
 
-__all__ = ["Finding", "Latest", "RowKey", "changed_row", "check_rows", "finding"]
+__all__ = [
+    "Finding",
+    "Latest",
+    "Recorded",
+    "RowKey",
+    "changed_row",
+    "check_rows",
+    "finding",
+    "recorded",
+]
 
 RowKey = tuple[Kind, str]
-Latest = Mapping[RowKey, tuple[str, str]]
-"""The log's latest record of each row: (digest after, position as ``origin#seq``)."""
+
+
+class Recorded(Struct, frozen=True):
+    """What the log says of a row: its latest digest and position (``origin#seq``), and what its
+    records took away, which no row that was lost or made anew gives back."""
+
+    digest: str
+    record: str
+    status: str = "active"
+    held: bool = False
+    erased: bool = False
+
+
+Latest = Mapping[RowKey, Recorded]
+"""The log's word on each row."""
+
+_STATUS_AFTER = {
+    "suspend": "suspended",
+    "resume": "active",
+    "revoke": "revoked",
+    "withdraw": "withdrawn",
+}
+
+
+def recorded(before: Recorded | None, operation: str, digest: str, record: str) -> Recorded:
+    """The log's word on a row after one more record of it; an ``add`` over an earlier record
+    restates the row and changes nothing of what was taken."""
+    verb = operation.rpartition(".")[2]
+    known = before or Recorded("", "")
+    held = verb == "hold" or (known.held and verb != "release")
+    return Recorded(
+        digest,
+        record,
+        status=_STATUS_AFTER.get(verb, known.status),
+        held=held,
+        erased=known.erased or verb == "erase",
+    )
+
 
 Code = Literal[
     "registry.tampered",
@@ -100,14 +145,12 @@ def changed_row(row: Row | None, genuine: Callable[[Row], bool]) -> Code:
     return "registry.lost" if row is not None and genuine(row) else "registry.tampered"
 
 
-def _fault(
-    row: Row, recorded: tuple[str, str] | None, genuine: Callable[[Row], bool]
-) -> Code | None:
+def _fault(row: Row, known: Recorded | None, genuine: Callable[[Row], bool]) -> Code | None:
     if not genuine(row):
         return "registry.tampered"
-    if recorded is None:
+    if known is None:
         return "registry.unrecorded"
-    if recorded != (digest_of(row.kind, row.body), row.record):
+    if (known.digest, known.record) != (digest_of(row.kind, row.body), row.record):
         return "registry.lost"
     try:
         entity_of(row)

@@ -11,13 +11,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.core.clock import timestamp
 from gateway.core.entities import Entity, Member
 from gateway.core.protocols import Position
-from gateway.registry.changes import Applied, Change, apply, check_ahead, check_author, notes
+from gateway.registry.changes import (
+    Applied,
+    Change,
+    apply,
+    check_ahead,
+    check_author,
+    notes,
+    restated,
+)
 from gateway.registry.findings import (
     Finding,
     Latest,
@@ -25,6 +34,7 @@ from gateway.registry.findings import (
     changed_row,
     check_rows,
     finding,
+    recorded,
 )
 from gateway.registry.mac import MacKey, load_secret
 from gateway.registry.rows import Row, body_of, digest_of, entity_of
@@ -101,9 +111,12 @@ class Registry:
         self._listeners: list[Callable[[Delta], None]] = []
         self._lock = asyncio.Lock()
         self._commits: set[asyncio.Task[Changed]] = set()
+        self._latest = dict(latest)
         self._rows: dict[RowKey, Row] = {}
         self._wrapped: dict[str, bytes] = {}
         self._data_version = store.data_version()
+        with suppress(StoreUnavailable):
+            store.scrub()  # of an erasure that someone's reading kept from being whole
         self._reconcile(latest)
 
     @classmethod
@@ -185,11 +198,16 @@ class Registry:
             if any(not found.kind for found in self.findings):
                 raise RegistryUnavailable("the registry's file is not as we left it: see findings")
             applied = apply(self.snapshot, change)
+            applied = restated(applied, self._latest.get((applied.kind, applied.after.id)))
             check_ahead(applied, timestamp(time.time()))
             epoch = self.snapshot.epoch + 1
             held = self._rows.get((applied.kind, applied.after.id))
             record = _record_of(applied, held, actor, reason, epoch)
             position = await self._append(record)
+            key = (applied.kind, applied.after.id)
+            self._latest[key] = recorded(
+                self._latest.get(key), record.op, record.digest_after, str(position)
+            )
             self._store_row(applied, str(position))
             return Changed(record, position, applied.after, notes(self.snapshot, applied.after))
 

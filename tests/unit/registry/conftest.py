@@ -10,6 +10,7 @@ import pytest
 
 from gateway.core.protocols import LogUnavailable, Position
 from gateway.registry.changes import Add, Set
+from gateway.registry.findings import recorded
 from gateway.registry.registry import Registry
 
 
@@ -31,10 +32,12 @@ class Log:
         return Position("log.example/1", len(self.records) - 1)
 
     def latest(self):
-        return {
-            (record.kind, record.id): (record.digest_after, f"log.example/1#{seq}")
-            for seq, record in enumerate(self.records)
-        }
+        latest = {}
+        for seq, record in enumerate(self.records):
+            key = (record.kind, record.id)
+            position = f"log.example/1#{seq}"
+            latest[key] = recorded(latest.get(key), record.op, record.digest_after, position)
+        return latest
 
 
 class House:

@@ -14,6 +14,8 @@ from gateway.registry.registry import RegistryUnavailable
 from gateway.registry.rows import Row
 from gateway.registry.store import Store, StoreUnavailable
 
+from .conftest import key_fields
+
 RAISE = "update members set body = replace(body, '\"cyber\":2', '\"cyber\":9') where id = 'blue'"
 
 
@@ -406,3 +408,62 @@ def test_a_mac_covers_every_part_of_its_row(change):
     row = key.tagged(Row("credential", "a", '{"id":"a"}', "x#0", 1, ""))
     assert key.good(row)
     assert not key.good(msgspec.structs.replace(row, **change))
+
+
+# What was taken does not come back with a row that is stated anew
+
+TAKEN = {
+    "suspended": [Move("member", "red", "suspend")],
+    "revoked": [Move("member", "red", "revoke")],
+    "held": [Move("member", "red", "hold")],
+    "revoked and held": [Move("member", "red", "hold"), Move("member", "red", "revoke")],
+    "erased": [Move("member", "red", "revoke"), Move("member", "red", "erase")],
+}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("taken", TAKEN)
+async def test_a_damaged_row_that_is_stated_anew_keeps_what_was_taken(house, taken, restart):
+    for change in TAKEN[taken]:
+        await house.change(change)
+    before = house.snapshot.member("red")
+    house.by_hand("update members set mac = '0' where id = 'red'")
+    if restart:
+        house.open()
+    else:
+        house.registry.check()
+    assert house.snapshot.member("red") is None
+    fields = {"id": "red", "organisation": "acme", "name": "Red", "tiers": {"cyber": 3}}
+    await house.change(Add("member", fields), "stated anew, as we were told")
+    for _ in range(2):
+        after = house.snapshot.member("red")
+        assert (after.status, after.held, after.erased) == (
+            before.status,
+            before.held,
+            before.erased,
+        )
+        assert (house.snapshot.subject_key("red") is None) == before.erased
+        house.open()
+        assert house.registry.findings == []
+    if before.held:
+        with pytest.raises(ChangeRefused, match="legal hold"):
+            await house.change(Move("member", "red", "erase"))
+
+
+async def test_a_revoked_key_and_a_withdrawn_organisation_stay_so(house):
+    await house.change(Move("credential", "key-red", "revoke"))
+    await house.change(Move("organisation", "acme", "withdraw"))
+    house.by_hand("update credentials set mac = '0'")
+    house.by_hand("update organisations set mac = '0'")
+    house.open()
+    await house.change(Add("organisation", {"id": "acme", "name": "Acme"}))
+    await house.change(Add("credential", key_fields()))
+    assert house.snapshot.organisation("acme").status == "withdrawn"
+    assert house.snapshot.credential_by_id("key-red").status == "revoked"
+
+
+@pytest.mark.parametrize("mark", ["held", "erased"])
+async def test_nobody_is_added_as_held_or_erased(house, mark):
+    fields = {"id": "new", "organisation": "acme", "name": "New", mark: True}
+    with pytest.raises(ChangeRefused, match="Nobody is added as"):
+        await house.change(Add("member", fields))
