@@ -40,6 +40,8 @@ HASH_BYTES = 32
 KEY_ID_BYTES = 4
 MAX_NOTE_BYTES = 64 * 1024
 MAX_SIGNATURES = 100
+MAX_SIZE_DIGITS = 18
+"""Of a log's size: it fits 63 bits, and is far below what ``int`` refuses to read."""
 _DASH = "— "  # em dash and space, in front of each signature line
 _SECRET = "PRIVATE+KEY+"  # noqa: S105  the prefix of the key file's format, not a secret
 
@@ -293,7 +295,8 @@ def parse_checkpoint(note: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
     if len(lines) != 4:  # noqa: PLR2004  three lines and what follows the last newline
         raise NoteError("a checkpoint has three lines")
     origin, size, root = lines[0], lines[1], decode_base64(lines[2])
-    if not origin or not size.isascii() or not size.isdigit() or str(int(size)) != size:
+    digits = size.isascii() and size.isdigit() and len(size) <= MAX_SIZE_DIGITS
+    if not origin or not digits or str(int(size)) != size:
         raise NoteError("malformed checkpoint")
     if len(root) != HASH_BYTES:
         raise NoteError("a root hash has 32 bytes")

@@ -54,6 +54,7 @@ _HEAD, _RECORD, _SEALED, _CHECKPOINT = b"HRSC"
 _HEADER = struct.Struct("<IIB")
 _MAX_PAYLOAD = 1 << 20
 _ED25519_VKEY_BYTES = 33
+_MAX_SIZE_DIGITS = 18
 _SIGNATURE_LINE = "— "
 
 Keys = Mapping[tuple[str, bytes], Ed25519PublicKey]
@@ -120,7 +121,7 @@ def read_checkpoint(note: bytes, keys: Keys) -> tuple[str, int, bytes, bool]:
             if key is not None:
                 key.verify(blob[4:], (text + "\n").encode())
                 signed = True
-        if str(int(size)) != size or not signatures.endswith("\n"):
+        if len(size) > _MAX_SIZE_DIGITS or str(int(size)) != size or not signatures.endswith("\n"):
             raise BadNote("malformed checkpoint")
         return origin, int(size), base64.b64decode(root, validate=True), signed
     except InvalidSignature:

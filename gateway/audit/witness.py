@@ -21,6 +21,7 @@ from typing import NamedTuple
 from gateway.audit.cosign import WitnessSigner
 from gateway.audit.note import (
     HASH_BYTES,
+    MAX_SIZE_DIGITS,
     Checkpoint,
     NoteError,
     VerifierKey,
@@ -173,7 +174,8 @@ def _parse(body: bytes) -> tuple[int, list[bytes], bytes]:
     except UnicodeDecodeError:
         raise NoteError("malformed request") from None
     word, _, digits = first.partition(" ")
-    if word != "old" or not digits.isdigit() or str(int(digits[:20])) != digits or not blank:
+    number = digits.isdigit() and len(digits) <= MAX_SIZE_DIGITS
+    if word != "old" or not number or str(int(digits)) != digits or not blank:
         raise NoteError("malformed request: it begins with 'old N', the proof, a blank line")
     proof = [decode_base64(line) for line in lines]
     if len(proof) > _MAX_PROOF or any(len(node) != HASH_BYTES for node in proof):

@@ -17,6 +17,8 @@ from gateway.settings import Listener
 __all__ = ["BehindProxy", "bound", "listener_of", "serve_until_stopped"]
 
 BehindProxy = Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front ends TLS.")]
+_MAX_CONNECTIONS = 200
+"""At once; further ones are answered 503."""
 
 
 def listener_of(listen: str, *, behind_proxy: bool) -> Listener:
@@ -64,7 +66,7 @@ def serve_until_stopped(
         told: said once it can be stopped, a line each.
         json: say it in JSON.
     """
-    server = Server(configuration(application, listener))
+    server = Server(configuration(application, listener, limit_concurrency=_MAX_CONNECTIONS))
 
     async def run() -> None:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from gateway.audit.index import Index, Log
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.tiles import subtree_of
 from gateway.audit.tlog import Subtree, consistency_path
-from gateway.audit.witness import MAX_REQUEST_BYTES, Witness, WitnessBusy, format_request
+from gateway.audit.witness import MAX_REQUEST_BYTES, Reply, Witness, WitnessBusy, format_request
 from gateway.cli.listening import BehindProxy, bound, listener_of, serve_until_stopped
 from gateway.cli.search import with_index
 from gateway.cli.terminal import (
@@ -46,6 +46,10 @@ KEY_FILE = "witness.key"
 _PATH = "/add-checkpoint"
 _ROUNDS = 3
 """Tries to agree with a witness on what it has seen, while others push too."""
+_PATIENCE_S = 10
+"""A checkpoint and its proof are a few kilobytes; a body that takes longer holds a connection."""
+_UNREAD = frozenset({408, 413})
+"""Answers to a body that was not read to its end: its connection cannot be used again."""
 
 
 # The witness
@@ -112,30 +116,42 @@ def _signer(directory: Path, name: str | None) -> WitnessSigner:
 
 
 class _Application:
-    """One route, raw ASGI; requests are answered one after another."""
+    """One route, raw ASGI; requests are answered one after another.
 
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
+    Args:
+        witness: who answers.
+        patience_s: how long a request's body may take to arrive.
+    """
+
+    def __init__(self, witness: Witness, patience_s: float = _PATIENCE_S) -> None:
+        self._witness, self._patience_s = witness, patience_s
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        status, kind, answer = 404, "text/plain", b"POST /add-checkpoint\n"
+        reply = Reply(404, "text/plain", b"POST /add-checkpoint\n")
         if scope["path"] == _PATH and scope["method"] == "POST":
-            body = await _body(receive)
-            if body is None:
-                status, answer = 413, b"too long for a checkpoint\n"
-            else:
-                try:
-                    reply = self._witness.add_checkpoint(body, int(time.time()))
-                except (NoteError, OSError) as error:
-                    print(f"sluicegate: nothing was cosigned: {error}", file=sys.stderr, flush=True)
-                    status, answer = 500, b"the witness cannot keep what it has seen\n"
-                else:
-                    status, kind, answer = reply
+            reply = await self._answer(receive)
+        status, kind, answer = reply
         headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(answer))]
+        if status in _UNREAD:
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
+
+    async def _answer(self, receive: Any) -> Reply:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                body = await _body(receive)
+        except TimeoutError:
+            return Reply(408, "text/plain", b"the checkpoint did not arrive in time\n")
+        if body is None:
+            return Reply(413, "text/plain", b"too long for a checkpoint\n")
+        try:
+            return self._witness.add_checkpoint(body, int(time.time()))
+        except (NoteError, OSError) as error:
+            print(f"sluicegate: nothing was cosigned: {error}", file=sys.stderr, flush=True)
+            return Reply(500, "text/plain", b"the witness cannot keep what it has seen\n")
 
 
 async def _body(receive: Any) -> bytes | None:

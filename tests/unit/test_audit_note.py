@@ -105,6 +105,8 @@ ROOT64 = base64.b64encode(bytes(32)).decode()
     [
         f"{KEY.name}\n011\n{ROOT64}\n",
         f"{KEY.name}\n-1\n{ROOT64}\n",
+        f"{KEY.name}\n{'9' * 19}\n{ROOT64}\n",
+        f"{KEY.name}\n{'9' * 5000}\n{ROOT64}\n",
         f"{KEY.name}\n1\u0661\n{ROOT64}\n",
         f"{KEY.name}\n11\n{ROOT64}\nextension\n",
         f"{KEY.name}\n11\n{base64.b64encode(bytes(31)).decode()}\n",
@@ -116,6 +118,20 @@ ROOT64 = base64.b64encode(bytes(32)).decode()
 def test_checkpoints_of_another_form_are_refused_though_well_signed(body):
     with pytest.raises(NoteError):
         parse_checkpoint(KEY.sign(body), [KEY.verifier])
+
+
+@pytest.mark.parametrize("digits", [18, 19, 5000])
+def test_a_size_has_so_many_digits_at_most(digits):
+    note = KEY.sign(f"{KEY.name}\n{'9' * digits}\n{ROOT64}\n")
+    keys = dict([verify.parse_vkey(KEY.vkey)])
+    if digits == 18:
+        assert parse_checkpoint(note, [KEY.verifier]).size == 10**18 - 1
+        assert verify.read_checkpoint(note, keys)[1] == 10**18 - 1
+        return
+    with pytest.raises(NoteError, match="malformed checkpoint"):
+        parse_checkpoint(note, [KEY.verifier])
+    with pytest.raises(verify.BadNote, match="malformed checkpoint"):
+        verify.read_checkpoint(note, keys)
 
 
 @pytest.mark.parametrize(

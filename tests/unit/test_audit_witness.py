@@ -1,5 +1,6 @@
 """A witness cosigns what extends what it saw, and nothing else; it forgets nothing it signed."""
 
+import asyncio
 import base64
 import shutil
 
@@ -11,6 +12,8 @@ from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, with_l
 from gateway.audit.note import NoteError, SigningKey, checkpoint_body, sign_checkpoint
 from gateway.audit.tlog import consistency_proof, leaf_hash, root_of
 from gateway.audit.witness import Witness, WitnessBusy, format_request
+from gateway.cli import listening
+from gateway.cli.witness import _Application
 
 LOG = SigningKey("example.org/gate/data-0", bytes(range(32)))
 OTHER = SigningKey("example.org/gate/data-1", bytes(range(1, 33)))
@@ -75,6 +78,8 @@ TABLE = {
     "no old size": (b"\n\n" + head(20), 400, b""),
     "an old size with a zero in front": (b"old 010\n\n" + head(20), 400, b""),
     "an old size that is no number": ("old ١٠\n\n".encode() + head(20), 400, b""),
+    "an old size of thousands of digits": (b"old " + b"9" * 5000 + b"\n\n" + head(20), 400, b""),
+    "an old size beyond any log": (b"old " + b"9" * 19 + b"\n\n" + head(20), 400, b""),
     "no checkpoint": (b"old 10\n\n", 400, b""),
     "nothing": (b"", 400, b""),
     "too many hashes": (format_request(10, [LEAVES[0]] * 64, head(20)), 400, b""),
@@ -94,6 +99,11 @@ def test_everything_else_is_refused_and_changes_nothing(witness, name):
         assert (reply.body, reply.kind) == (said, "text/x.tlog.size")
     assert witness.seen(LOG.name).size == 10
     assert witness.add_checkpoint(asked(10, 20), NOW).status == 200
+
+
+def test_a_checkpoint_of_thousands_of_digits_is_refused_though_well_signed(witness):
+    note = LOG.sign(f"{LOG.name}\n{'9' * 5000}\n{base64.b64encode(LEAVES[0]).decode()}\n")
+    assert witness.add_checkpoint(format_request(0, [], note), NOW).status == 403
 
 
 @given(body=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
@@ -167,3 +177,63 @@ def test_a_cosignature_of_other_bytes_or_another_witness_does_not_count(witness)
         with_lines(head(10), b"another text\n\n" + reply.body)
     twice = with_lines(head(10), reply.body + reply.body)
     assert len(cosignatures(twice, [SIGNER.verifier])) == 1
+
+
+# Served
+
+
+async def answered(witness, *messages, patience_s=5):
+    """What is sent for a body that arrives in these parts, and then not at all."""
+    arriving, sent = iter(messages), []
+
+    async def receive():
+        for message in arriving:
+            return {"type": "http.request", **message}
+        return await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/add-checkpoint", "method": "POST"}
+    await _Application(witness, patience_s)(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]).get(b"connection"), sent[1]["body"]
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(witness):
+    begun = {"body": b"old 0", "more_body": True}
+    for messages in ((), (begun,)):
+        status, connection, _ = await answered(witness, *messages, patience_s=0.01)
+        assert (status, connection) == (408, b"close")
+    assert witness.seen(LOG.name) is None
+
+
+async def test_a_body_that_is_too_long_ends_its_connection(witness):
+    status, connection, _ = await answered(witness, {"body": b"x" * 65_537, "more_body": True})
+    assert (status, connection) == (413, b"close")
+
+
+async def test_control_a_body_in_parts_is_answered_and_its_connection_stays(witness):
+    body = asked(0, 10)
+    parts = [{"body": body[:9], "more_body": True}, {"body": body[9:]}]
+    status, connection, line = await answered(witness, *parts)
+    assert (status, connection) == (200, None)
+    assert cosignatures(with_lines(head(10), line), [SIGNER.verifier])
+
+
+def test_small_servers_take_so_many_connections_at_most(monkeypatch):
+    configured = []
+
+    class Server:
+        def __init__(self, configuration):
+            configured.append(configuration)
+
+        def stop(self):
+            pass
+
+        async def serve(self, sockets):
+            pass
+
+    monkeypatch.setattr(listening, "Server", Server)
+    listener = listening.listener_of("127.0.0.1:8090", behind_proxy=False)
+    listening.serve_until_stopped(None, listener, None, {}, json=True)
+    assert [each.limit_concurrency for each in configured] == [200]
