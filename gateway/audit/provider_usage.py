@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from gateway.core.clock import MOMENTS
+
 __all__ = ["COLUMNS", "MAX_LINE", "MAX_PROBLEMS", "Row", "UsageRefused", "read_usage"]
 
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
@@ -285,21 +287,28 @@ def _count(name: str, value: Any) -> int | None:
 
 
 def _time(name: str, value: Any) -> int | None:
-    """Nanoseconds since the epoch; a time without a zone is UTC."""
+    """Nanoseconds since the epoch, within ``MOMENTS``; a time without a zone is UTC."""
     text = "" if value is None else str(value).strip()
     if not text:
         return None
+    try:
+        found = _nanoseconds(text)
+    except (ValueError, OverflowError):
+        found = -1
+    if found not in MOMENTS:
+        raise _Wrong(
+            f"{_shown(name)} is {_shown(value)}; write 2026-11-25T08:30:00Z, or Unix seconds"
+        )
+    return found
+
+
+def _nanoseconds(text: str) -> int:
     seconds = _SECONDS.fullmatch(text)
     if seconds is not None:
         return int(seconds[1]) * 1_000_000_000 + int((seconds[2] or "").ljust(9, "0"))
-    try:
-        found = datetime.fromisoformat(text if _RFC3339.fullmatch(text) else "")
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-        return (found - _EPOCH) // timedelta(microseconds=1) * 1000
-    except (ValueError, OverflowError):
-        raise _Wrong(
-            f"{_shown(name)} is {_shown(value)}; write 2026-11-25T08:30:00Z, or Unix seconds"
-        ) from None
+    found = datetime.fromisoformat(text if _RFC3339.fullmatch(text) else "")
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    return (found - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _shown(value: Any) -> str:

@@ -81,12 +81,14 @@ class Query(Struct, frozen=True, kw_only=True):
             until: nanoseconds since the epoch, not included.
 
         Raises:
-            ValueError: there is no such dimension, or two ids.
+            ValueError: there is no such dimension, two ids, or what is not UTF-8.
         """
         terms: list[Term] = []
         words: list[str] = []
         names: list[str] = []
         for each in typed:
+            if any("\ud800" <= char <= "\udfff" for char in each):
+                raise ValueError("not UTF-8")
             found = _FILTER.fullmatch(each)
             if found is None:
                 words.append(each)

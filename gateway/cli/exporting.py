@@ -89,6 +89,12 @@ def export(
         fail("--json tells what was written to a file", "say which, by -o FILE", code=EXIT_USAGE)
     if output is not None and output.exists():
         fail(f"{output} is there already", "name another; nothing was written", code=EXIT_USAGE)
+    if output is not None and _inside(state, output):
+        fail(
+            f"{output} is inside {state.root}, where the gateway keeps its own files",
+            "name a place outside of it; nothing was written",
+            code=EXIT_USAGE,
+        )
     with explained():
         logs = logs_of(state)
         if form is Format.BUNDLE and output is not None:
@@ -110,6 +116,11 @@ def export(
     if form is Format.BUNDLE:
         say("Whoever gets it checks it offline, with the logs' keys (`audit vkeys`):")
         say(f"  sluicegate audit verify-export {output} --key VKEY --key VKEY")
+
+
+def _inside(state: StateDirectory, output: Path) -> bool:
+    """Whether a path leads into the state directory, by whatever name."""
+    return Path(os.path.realpath(output)).is_relative_to(os.path.realpath(state.root))
 
 
 def verify_exported(

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.core.clock import MOMENTS
+
 __all__ = ["Since", "Until", "instant"]
 
 _SPAN = re.compile(r"(\d{1,6})([smhdw])")
@@ -20,17 +22,24 @@ def instant(text: str) -> int:
     """Nanoseconds since the epoch. A date is its first second in UTC; a time without a zone is UTC.
 
     Raises:
-        typer.BadParameter: the text is none of these.
+        typer.BadParameter: the text is none of these, or not within ``MOMENTS``.
     """
-    span = _SPAN.fullmatch(text.strip())
-    if span is not None:
-        return time.time_ns() - int(span[1]) * _SECONDS[span[2]] * 1_000_000_000
     try:
-        found = datetime.fromisoformat(text.strip())
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-        return int(found.timestamp()) * 1_000_000_000 + found.microsecond * 1000
+        found = _nanoseconds(text.strip())
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text[:60]!a} is no time; {_AS}") from None
+    if found not in MOMENTS:
+        raise typer.BadParameter(f"{text[:60]!a} is no time from 1970 until 2262; {_AS}")
+    return found
+
+
+def _nanoseconds(text: str) -> int:
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return time.time_ns() - int(span[1]) * _SECONDS[span[2]] * 1_000_000_000
+    found = datetime.fromisoformat(text)
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    return int(found.timestamp()) * 1_000_000_000 + found.microsecond * 1000
 
 
 Since = Annotated[

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.core.facts import Calendar
 
-__all__ = ["Clock", "parse_timestamp", "rfc3339_ns", "timestamp"]
+__all__ = ["MOMENTS", "Clock", "parse_timestamp", "rfc3339_ns", "timestamp"]
 
 ClockState = Literal["ok", "unsure"]
 JUMP_S = 2.0
@@ -35,6 +35,11 @@ def parse_timestamp(text: str) -> int:
         ValueError: the text is not of that form.
     """
     return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+
+
+MOMENTS: Final = range(int(datetime(2262, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000)
+"""Nanoseconds since the epoch, from 1970 until 2262: what 63 bits hold and can be told as a date.
+Times that people or other systems give are held against it."""
 
 
 def rfc3339_ns(ns: int) -> str:

@@ -241,6 +241,10 @@ def test_what_a_terminal_would_obey_is_not_printed(reconcile):
         (("--endpoint", "nowhere"), "there are: anthropic"),
         (("--provider-usage", "none.csv"), "none.csv"),
         (("--since", "soon"), "is no time"),
+        (("--since", "999999w"), "is no time from 1970 until 2262"),
+        (("--since", "0001-01-01"), "is no time from 1970 until 2262"),
+        (("--until", "9999-01-01"), "is no time from 1970 until 2262"),
+        (("--until", "2262-01-01"), "is no time from 1970 until 2262"),
         (("--since", "1h", "--until", "2h"), "--until is not after --since"),
     ],
 )

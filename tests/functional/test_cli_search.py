@@ -100,6 +100,9 @@ def test_nothing_found_is_said_and_exits_1(kept):
         (["--by", "colour"], "cannot count by 'colour'"),
         (["--since", "yesterday"], "2026-11-25T08:30:00Z"),
         (['"'], "the text holds no word"),
+        (["subject=\udcff"], "not UTF-8"),
+        (["caf\udce9"], "not UTF-8"),
+        (["--since", "9999-01-01"], "is no time from 1970 until 2262"),
         (["-n", "0"], "greater than or equal to 1"),
     ],
 )
@@ -195,6 +198,21 @@ def test_a_file_is_whole_private_and_never_overwritten(kept, tmp_path):
     kept("audit", "export", "--format", "csv", "-o", str(out), code=2)
     assert [json.loads(line) for line in out.read_text().splitlines()] == records
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("form", ["bundle", "csv"])
+def test_an_export_does_not_go_among_the_gateways_own_files(kept, tmp_path, form):
+    (tmp_path / "link").symlink_to(kept.state.log("data-0"))
+    root = kept.state.root
+    before = sorted(root.rglob("*"))
+    for out in (root / "out", tmp_path / "link" / "x.seg", root.parent / "no" / ".." / "state/x"):
+        said = kept("audit", "export", "--format", form, "-o", str(out), code=2).err
+        assert f"{out} is inside {root}" in said
+        assert "name a place outside of it; nothing was written" in said
+    assert sorted(root.rglob("*")) == before
+    beside = root.with_name(f"{root.name}-{form}")
+    kept("audit", "export", "--format", form, "-o", str(beside))
+    assert beside.exists()
 
 
 def rebuilt(operator):
