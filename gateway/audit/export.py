@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
@@ -36,8 +37,11 @@ __all__ = ["CSV_COLUMNS", "MANIFEST", "Found", "csv_line", "found_in", "write_bu
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "sluicegate-export/1"
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for a formula, or for the end of a cell (OWASP, CSV injection)."""
+_FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""What a spreadsheet takes for a formula, or for the end of a cell (OWASP, CSV injection); the last
+four are the signs in full width."""
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""Control characters, but those that text is laid out with."""
 
 Progress = Callable[[int, int], None]
 """Bytes read, and bytes to read."""
@@ -298,13 +302,18 @@ CSV_COLUMNS: Final[Mapping[str, Column]] = {
 
 
 def csv_line(cells: Mapping[str, Any] | list[str]) -> str:
-    """One line of CSV (RFC 4180), in which no cell is a formula to a spreadsheet."""
+    """One line of CSV (RFC 4180), in which no cell is a formula to a spreadsheet.
+
+    All cells are quoted: where a spreadsheet takes another sign than the comma for the end of a
+    cell, a formula would begin in the middle of one that is not.
+    """
     out = io.StringIO()
     values = cells.values() if isinstance(cells, Mapping) else cells
-    csv.writer(out).writerow([_harmless(str(value)) for value in values])
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerow([_harmless(str(value)) for value in values])
     return out.getvalue()
 
 
 def _harmless(text: str) -> str:
     """Text that would begin a formula gets an apostrophe, which spreadsheets do not show."""
+    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import shutil
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.audit import records as r
 from gateway.audit.export import CSV_COLUMNS, csv_line, found_in, write_bundle
@@ -236,9 +239,11 @@ def test_a_table_has_a_row_for_each_record_and_an_outcome_tells_whose_call_it_en
     assert all(row["tokens_in"] == "120" for row in rows)
 
 
-@pytest.mark.parametrize(
-    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://x")']
-)
+FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://x")']
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *(f"{sign}1" for sign in FULL_WIDTH)])
 def test_no_cell_is_a_formula(tmp_path, text):
     """Recorded text is hostile: an operator's reason, an endpoint's request id."""
     with_reason = r.RegistryChanged(
@@ -250,4 +255,24 @@ def test_no_cell_is_a_formula(tmp_path, text):
     line = csv_line({name: column(found) for name, column in CSV_COLUMNS.items()})
     (cells,) = csv.reader(io.StringIO(line))
     assert f"'{text}" in cells
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in cells)
+    assert not any(cell.startswith(tuple(f"=+-@\t\r\n{FULL_WIDTH}")) for cell in cells)
+
+
+def test_every_cell_is_quoted_so_that_no_other_separator_begins_one():
+    assert csv_line(["a;=1+1", 'say "x"', "", "7"]) == '"a;=1+1","say ""x""","","7"\r\n'
+
+
+@given(st.text(max_size=40))
+def test_a_cell_reads_back_without_its_control_characters(text):
+    (cells,) = csv.reader(io.StringIO(csv_line(["before", text, "after"]), newline=""))
+    kept = "".join(
+        "\ufffd" if unicodedata.category(char) == "Cc" and char not in "\t\n\r" else char
+        for char in text
+    )
+    assert cells in (["before", kept, "after"], ["before", f"'{kept}", "after"])
+    assert not cells[1].startswith(tuple(f"=+-@\t\r\n{FULL_WIDTH}"))
+
+
+@pytest.mark.parametrize("char", ["\0", "\x1b", "\x7f", "\x9b", "\x0b"])
+def test_a_control_character_is_replaced_and_one_in_front_hides_no_formula(char):
+    assert csv_line([f"{char}=1", "\ta\nb\r"]) == '"\ufffd=1","\'\ta\nb\r"\r\n'
