@@ -15,6 +15,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from gateway.cli.records import safe
+
 __all__ = [
     "CONFIGURATION",
     "DIR",
@@ -80,7 +82,18 @@ def say(line: str = "") -> None:
 
 def show_json(value: Any) -> None:
     """A value for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+    print(_json(value, indent=2), flush=True)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON that a terminal can show too: letters as they are, and escaped what it would obey or
+    hide, such as C1 controls and marks that turn the direction of text."""
+    told = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return "\n".join(line if line.isprintable() else _escaped(line) for line in told.split("\n"))
+
+
+def _escaped(line: str) -> str:
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
 
 
 @contextmanager
@@ -95,7 +108,7 @@ def errors_as(arguments: Sequence[str]) -> Iterator[None]:
 
 def warn(message: str, remedy: str = "") -> None:
     """Something beside the matter that people must see; the command goes on."""
-    _tell("warning", message, remedy)
+    _tell("warning", safe(message), safe(remedy))
 
 
 def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
@@ -107,7 +120,7 @@ def fail(message: str, remedy: str = "", *, code: int = EXIT_NO) -> NoReturn:
 def _tell(what: str, message: str, remedy: str) -> None:
     if _JSON_ERRORS.get():
         told = {what: message, "remedy": remedy}
-        print(json.dumps(told, ensure_ascii=False), file=sys.stderr, flush=True)
+        print(_json(told), file=sys.stderr, flush=True)
         return
     print(f"sluicegate: {message}", file=sys.stderr)
     if remedy:

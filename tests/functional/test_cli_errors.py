@@ -8,7 +8,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import main
-from gateway.cli.terminal import EXIT_UNAVAILABLE, EXIT_USAGE
+from gateway.cli.terminal import EXIT_UNAVAILABLE, EXIT_USAGE, errors_as, fail, show_json, warn
 from tests.functional.command_line import Operator
 from tests.support.gate import free_ports
 
@@ -186,6 +186,39 @@ def test_control_with_json_an_answer_is_as_it_was(operator):
     assert said.json["ok"]
     assert said.err == ""
     assert "Usage" in operator.bare("policy", "check", "--json", "--help").out
+
+
+HIDDEN = "\x1b\x7f\x85\x9b\xad\u200b\u2028\u2029\u202e\u2066\u2069\ufeff\U000e0041\ud800"
+"""What a terminal obeys or hides: controls, marks of direction, tags, half a character."""
+LETTERS = "Zoë 東京 ÷ 😀"
+
+
+def shown_in_json(capsys):
+    said = capsys.readouterr()
+    text = said.out + said.err
+    assert LETTERS in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    return json.loads(text)
+
+
+def test_json_escapes_what_a_terminal_obeys_and_is_the_same_value(capsys):
+    value = {f"{LETTERS}{HIDDEN}": [f"{HIDDEN}\n\t", 1, None]}
+    show_json(value)
+    assert shown_in_json(capsys) == value
+
+
+def test_an_error_in_json_escapes_it_too(capsys):
+    with errors_as(["--json"]), pytest.raises(SystemExit):
+        fail(LETTERS + HIDDEN, HIDDEN)
+    assert shown_in_json(capsys) == {"error": LETTERS + HIDDEN, "remedy": HIDDEN}
+
+
+def test_a_warning_holds_nothing_that_a_terminal_obeys(capsys):
+    warn(f"{LETTERS}{HIDDEN}\nsluicegate: all is well", HIDDEN)
+    lines = capsys.readouterr().err.split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].startswith(f"sluicegate: {LETTERS}\ufffd")
 
 
 def test_an_unforeseen_fault_is_json_too(monkeypatch, capsys):
