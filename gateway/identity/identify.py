@@ -91,6 +91,7 @@ class Identifier:
 
         A token's key set is not asked again: a key that its issuer withdrew ends new calls.
         """
+        self.forget()
         if principal.kind == "api_key":
             credential = self._directory.credential_by_id(principal.credential_id)
             if credential is None or credential.member != principal.member.id:
@@ -119,14 +120,19 @@ class Identifier:
             epoch=self._directory.epoch,
         )
 
+    def forget(self) -> None:
+        """Let go of whom the registry knew before it changed, and of an erased member's key with
+        him; to be called when it changed, else the next call does it."""
+        if self._directory.generation != self._generation:
+            self._known.clear()
+            self._generation = self._directory.generation
+
     async def close(self) -> None:
         """End what runs in the background."""
         await self.jwks.close()
 
     def _by_key(self, text: str, sha256: str) -> Principal:
-        if self._directory.generation != self._generation:
-            self._known.clear()
-            self._generation = self._directory.generation
+        self.forget()
         known = self._known.get(sha256)
         if known is not None and not self._over(known.expires_at):
             return known

@@ -157,12 +157,14 @@ class DataWorker:
         self._heard_at = time.monotonic()
         if isinstance(message, bus.RegistrySnapshot):
             self._snapshot.apply(decode_delta(message.payload))
+            self.pipeline.identifier.forget()
             self.pipeline.metrics.registry_epoch(self._snapshot.epoch)
             self._spawn(self._touch_all())
         elif isinstance(message, bus.RegistryDelta):
             delta = decode_delta(message.payload)
             members = _members_of(delta, self._snapshot)
             self._snapshot.apply(delta)
+            self.pipeline.identifier.forget()
             self.pipeline.metrics.registry_epoch(self._snapshot.epoch)
             organisations = {entity.id for entity in delta.organisations}
             organisations |= {each[1] for each in delta.gone if each[0] == "organisation"}

@@ -93,6 +93,20 @@ async def test_rows_that_are_gone_or_erased_identify_nobody(world):
     assert world.identifier.refresh(before) is None
 
 
+@pytest.mark.parametrize("how", ["forget", "refresh"])
+async def test_an_erased_members_key_is_not_kept_until_the_next_call(world, how):
+    before = await by_key(world)
+    world.identifier.forget()
+    assert before in world.identifier._known.values()  # nothing changed, nothing is forgotten
+    del world.directory.keys["ada"]
+    world.directory.generation += 1
+    if how == "forget":
+        world.identifier.forget()
+    else:
+        assert world.identifier.refresh(before) is None
+    assert not world.identifier._known
+
+
 async def test_a_key_ends_at_its_second_and_a_clock_set_back_does_not_revive_it(world):
     changed(world, "credentials", "key-1", expires_at=timestamp(world.time.now + 10))
     world.time.now += 9.9
