@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.audit.note import NoteError, check_name, decode_base64, signature_lines
 
-__all__ = ["Cosignature", "WitnessKey", "WitnessSigner", "cosignatures", "with_lines"]
+__all__ = ["Cosignature", "WitnessKey", "WitnessSigner", "cosignatures", "line_of", "with_lines"]
 
 ALGORITHM = b"\x04"
 _KEY_BYTES = 32
@@ -159,6 +159,22 @@ def cosignatures(note: bytes, witnesses: Sequence[WitnessKey]) -> list[Cosignatu
             raise NoteError(f"the cosignature of {name} is wrong")
         seen[name, key.key_id] = Cosignature(name, time)
     return list(seen.values())
+
+
+def line_of(lines: bytes, note: bytes, witness: WitnessKey) -> bytes:
+    """The one line among those a witness answered that is its own and right.
+
+    Raises:
+        NoteError: there is none, or a wrong one stands first.
+    """
+    whole = with_lines(note, lines)
+    text, _ = signature_lines(note)
+    for name, blob in signature_lines(whole)[1]:
+        if (name, blob[:_ID_BYTES]) == (witness.name, witness.key_id):
+            if witness.time_of(blob, text) is None:
+                raise NoteError("its cosignature is wrong")
+            return f"— {name} {base64.b64encode(blob).decode()}\n".encode()
+    raise NoteError("its answer has no signature by its key")
 
 
 def with_lines(note: bytes, lines: bytes) -> bytes:

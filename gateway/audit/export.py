@@ -26,7 +26,7 @@ import msgspec
 
 from gateway.audit.index import Log
 from gateway.audit.note import NoteError, parse_checkpoint
-from gateway.audit.read import LogReader
+from gateway.audit.read import LogReader, Position
 from gateway.audit.search import Query
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.audit.terms import Json, effect_of
@@ -104,7 +104,8 @@ def found_in(
     for shard, log in logs.items():
         running: dict[int, Json] = {}
         sizes = {path.name: path.stat().st_size for path in files[shard]}
-        tree, size = _Heads(), 0
+        tree = _Heads()
+        end: Position | None = None
         for batch in LogReader(log.directory).batches():
             for entry in batch.entries:
                 record = entry.json()
@@ -116,12 +117,11 @@ def found_in(
                 in_period = query.since <= int(record["hlc"]) < query.until
                 if in_period and query.matches(record, intent):
                     yield Found(shard, entry.seq, entry.raw, record, intent)
-            if heads is not None:
-                tree.add([leaf_hash(entry.raw) for entry in batch.entries], batch.checkpoint)
-            size = batch.end.seq
+            tree.add([leaf_hash(entry.raw) for entry in batch.entries], batch.checkpoint)
+            end = batch.end
             done = sum(each for name, each in sizes.items() if name < batch.end.segment)
             progress(min(before + done + batch.end.offset, total), total)
-        log.check_end(size)
+        log.check_end(end, tree.subtree)
         before += sum(sizes.values())
         if heads is not None:
             heads[shard] = tree

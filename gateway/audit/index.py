@@ -13,21 +13,30 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
+from gateway.audit.note import Checkpoint, NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.read import Entry, LogReader, Position
 from gateway.audit.segments import LogCorrupt, segment_files, segment_name
 from gateway.audit.terms import HEARTBEAT, effect_of, names_of, terms_of, words_of
 from gateway.audit.tiles import TileOf, extended, subtree_of
-from gateway.audit.tlog import leaf_hash
+from gateway.audit.tlog import Subtree, leaf_hash
 
-__all__ = ["COUNTED", "HOUR_NS", "Index", "IndexDamaged", "Log"]
+__all__ = [
+    "COUNTED",
+    "HOUR_NS",
+    "Index",
+    "IndexDamaged",
+    "Log",
+    "Unanswerable",
+    "damaged_if_unreadable",
+]
 
 HOUR_NS: Final = 3_600_000_000_000
 COUNTED: Final = (
@@ -85,26 +94,41 @@ class IndexDamaged(Exception):
     """The index is not one of these logs, or cannot be read: make it anew."""
 
 
+class Unanswerable(ValueError):
+    """A question that cannot be answered; it says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log: where it lies, the keys that may sign it, and how long it is at least: what a
-    checkpoint says that was kept outside it."""
+    """One log: where it lies, the keys that may sign it, and its checkpoints that were kept outside
+    it, which it must extend."""
 
     directory: Path
     keys: Sequence[VerifierKey]
-    known: int = 0
+    kept: Sequence[Checkpoint] = ()
 
-    def check_end(self, size: int) -> None:
-        """Whether as much of the log was read as it is known to hold: in its last segment damage
-        and the end look alike.
+    def check_end(self, end: Position | None, subtree: Subtree) -> None:
+        """Whether what was read is the whole log: in its last segment damage and the end look
+        alike, and a log that was cut back or written anew looks whole.
+
+        Args:
+            end: where reading stopped.
+            subtree: the roots of what was read.
 
         Raises:
-            LogCorrupt: it was not.
+            LogCorrupt: it is not.
         """
-        if size < self.known:
-            raise LogCorrupt(
-                "", 0, size, f"the log ends here, but was already {self.known} records long"
-            )
+        size = end.seq if end is not None else 0
+        for kept in self.kept:
+            if kept.size > size:
+                raise LogCorrupt(
+                    "", 0, size, f"the log ends here, but was already {kept.size} records long"
+                )
+            if subtree(0, kept.size) != kept.root:
+                raise LogCorrupt(
+                    "", 0, kept.size, f"not the log of the kept checkpoint {kept.size}"
+                )
+        LogReader(self.directory).check_settled(end)
 
 
 @dataclass(slots=True)
@@ -133,25 +157,34 @@ class Index:
     def __init__(self, path: Path, logs: Mapping[str, Log]) -> None:
         self._logs = logs
         self._terms: dict[tuple[str, str], int] = {}
-        new = not path.exists()
-        if new:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        _claim(path)
         self.database = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
         try:
             self.database.execute("PRAGMA journal_mode = WAL")
             # What a power cut takes from an index is read from the log again.
             self.database.execute("PRAGMA synchronous = NORMAL")
             self.database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self.database.execute("PRAGMA trusted_schema = OFF")
             (version,) = self.database.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self.database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
                 version = _SCHEMA_VERSION
+            shape = _shape(self.database)
         except sqlite3.DatabaseError as error:
             self.database.close()
             raise IndexDamaged(f"the index cannot be read: {error}") from error
-        if version != _SCHEMA_VERSION:
+        if version != _SCHEMA_VERSION or shape != _expected_shape():
             self.database.close()
-            raise IndexDamaged(f"the index is of version {version}")
+            raise IndexDamaged(f"the index is of version {version}, or not of this make")
+
+    def signed_heads(self) -> dict[str, Checkpoint]:
+        """The logs' checkpoints in it that their keys signed, by shard: what the logs were."""
+        found: dict[str, Checkpoint] = {}
+        with suppress(sqlite3.DatabaseError, TypeError, ValueError):
+            for shard, note in self.database.execute("SELECT shard, checkpoint FROM logs"):
+                if shard in self._logs:
+                    found[shard] = parse_checkpoint(bytes(note), self._logs[shard].keys)
+        return found
 
     def close(self) -> None:
         """Release the file."""
@@ -215,7 +248,8 @@ class Index:
                 for records, left in self._extend(shard, log):
                     added += records
                     progress(before + _bytes_after(log, None) - left, total)
-                log.check_end(self.sizes().get(shard, 0))
+                number, end = self._position(shard)
+                log.check_end(end, subtree_of(lambda *which, of=number: self.tile(of, *which)))
                 before += _bytes_after(log, None)
             return added
 
@@ -396,12 +430,45 @@ class Index:
             )
 
 
+def _claim(path: Path) -> None:
+    """Make the file, or see that it is one, and this user's alone.
+
+    Raises:
+        IndexDamaged: it is something else.
+        OSError: it cannot be made.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    except FileExistsError:
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid():
+            raise IndexDamaged(f"{path} is not a file of this user") from None
+        if stat.S_IMODE(state.st_mode) & 0o077:
+            raise IndexDamaged(f"{path} is open to others") from None
+
+
+def _shape(database: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    return database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def _expected_shape() -> list[tuple[str, str, str]]:
+    database = sqlite3.connect(":memory:")
+    try:
+        database.executescript(_SCHEMA)
+        return _shape(database)
+    finally:
+        database.close()
+
+
 @contextmanager
 def damaged_if_unreadable() -> Iterator[None]:
     """What SQLite cannot read, or a tile that is not there, is a damaged index."""
     try:
         yield
-    except (sqlite3.DatabaseError, KeyError) as error:
+    except Unanswerable:
+        raise
+    except (sqlite3.DatabaseError, KeyError, TypeError, ValueError, OverflowError) as error:
+        # What SQLite raises, and what text or a gap in the place of a number comes to.
         raise IndexDamaged(f"the index cannot be read: {error}") from error
 
 

@@ -37,6 +37,7 @@ from gateway.audit.tlog import inclusion_proof, leaf_hash, root_of
 __all__ = ["Batch", "Entry", "LogReader", "Position"]
 
 POLL_S = 0.2
+PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,31 @@ class LogReader:
             if following is not None and done < len(data):
                 raise LogCorrupt(path.name, offset + done, seq, "the segment is damaged here")
             offset = 0
+
+    def check_settled(self, end: Position | None, patience_s: float = PATIENCE_S) -> None:
+        """Whether what lies after the last whole batch is only a batch that is being written.
+
+        Args:
+            end: where reading stopped; ``None`` where there was no batch.
+            patience_s: how long a writer may take, in seconds.
+
+        Raises:
+            LogCorrupt: it stayed as it is: damage, with whatever lies behind it.
+        """
+        until = time.monotonic() + patience_s
+        while True:
+            last = next(iter(reversed(segment_files(self._directory))), None)
+            if last is None or (end is not None and last.name > end.segment):
+                return  # the writer has gone on since
+            done = end.offset if end is not None else 0
+            if end is not None and last.stat().st_size <= done:
+                return
+            for batch in self.batches(end):
+                end = batch.end
+            if time.monotonic() > until:
+                seq = end.seq if end is not None else 0
+                raise LogCorrupt(last.name, done, seq, "damaged, or after the last checkpoint")
+            time.sleep(POLL_S / 4)
 
     def raw(self, segment: str, offset: int) -> bytes:
         """The exact bytes of the record whose frame lies at ``offset`` of a segment.

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.audit.index import (
     Index,
     IndexDamaged,
     Log,
+    Unanswerable,
     damaged_if_unreadable,
 )
 from gateway.audit.note import Checkpoint, NoteError, parse_checkpoint
@@ -48,6 +50,8 @@ MAX_NS = (1 << 63) - 1
 _MATCHED = 10_000
 """Records of a filter beyond which its counts are not made: narrow it."""
 
+_SHIFTED = 1_000_000
+"""Nanoseconds by which an id may lie after its record's clock: ids that were taken are passed."""
 _FILTER = re.compile(r"([a-z]+)=(.+)", re.DOTALL)
 _SHORT = {"org": "organisation"}
 _FEW = 2_000
@@ -113,6 +117,16 @@ class Query(Struct, frozen=True, kw_only=True):
         if words and not text_terms(query.text):
             raise ValueError("the text holds no word")
         return query
+
+    def check(self) -> None:
+        """Whether it can be asked.
+
+        Raises:
+            ValueError: a dimension does not exist, or the text holds no word.
+        """
+        self.by_dimension()
+        if self.text:
+            _match(self.text)
 
     def by_dimension(self) -> dict[str, list[str]]:
         """The wanted values of each dimension.
@@ -218,8 +232,14 @@ class Search:
             LogCorrupt: a record or a checkpoint is damaged.
             OSError: a log cannot be read.
         """
+        query.check()
         with damaged_if_unreadable():
-            return [self._proven(place, query) for place in self._places(query, before, limit)]
+            hits = [self._proven(place, query) for place in self._places(query, before, limit)]
+        if any(earlier.id <= later.id for earlier, later in pairwise(hits)) or len(
+            {(hit.shard, hit.seq) for hit in hits}
+        ) < len(hits):
+            raise IndexDamaged("it has the same record twice")
+        return hits
 
     def counts(self, dimension: str, query: Query, *, top: int = 20) -> list[Count]:
         """How many calls had each value of a dimension, and what became of them.
@@ -233,6 +253,7 @@ class Search:
         """
         if dimension not in COUNTED:
             raise ValueError(f"{dimension!r} is not counted; these are: {', '.join(COUNTED)}")
+        query.check()
         plain = not query.text and not query.name
         with damaged_if_unreadable():
             if plain and query.by_dimension().keys() <= {"effect"}:
@@ -325,12 +346,7 @@ class Search:
         shard, checkpoint = self._checkpoint(place.log)
         reader = LogReader(self._logs[shard].directory)
         segment = segment_name(place.segment)
-        try:
-            raw = reader.raw(segment, place.offset)
-        except (LogCorrupt, OSError) as error:
-            raise IndexDamaged(
-                f"it says that {shard}#{place.seq} lies where it does not"
-            ) from error
+        raw = _pointed_at(reader, shard, place.seq, segment, place.offset)
         try:
             path = inclusion_path(self._subtree(place.log), place.seq, checkpoint.size)
         except ValueError as error:
@@ -339,6 +355,8 @@ class Search:
         if not verify_inclusion(leaf, place.seq, checkpoint.size, path, checkpoint.root):
             raise IndexDamaged(f"{shard}#{place.seq} is not what was signed")
         record = msgspec.json.decode(raw)
+        if not 0 <= place.id - int(record["hlc"]) < _SHIFTED:
+            raise IndexDamaged(f"it gives {shard}#{place.seq} another time than the record's")
         intent = self._intent(shard, place.log, record)
         hit = Hit(place.id, shard, place.seq, raw, path, checkpoint, intent)
         if not query.matches(record, intent):
@@ -377,7 +395,8 @@ class Search:
         if place is None:
             return None
         reader = LogReader(self._logs[shard].directory)
-        intent = msgspec.json.decode(reader.raw(segment_name(place[0]), place[1]))
+        where = _pointed_at(reader, shard, record["parent"], segment_name(place[0]), place[1])
+        intent = msgspec.json.decode(where)
         if intent.get("request_id") != record["request_id"]:
             raise IndexDamaged(f"it gives {shard}#{record['seq']} an intent that is another call's")
         found: dict[str, Any] = intent
@@ -420,12 +439,16 @@ class Search:
     def _counted(self, dimension: str, query: Query, top: int) -> list[Count]:
         places = self._places(query, MAX_NS, _MATCHED + 1)
         if len(places) > _MATCHED:
-            raise ValueError(f"more than {_MATCHED:,} records match: narrow it by time or a filter")
+            raise Unanswerable(
+                f"more than {_MATCHED:,} records match: narrow it by time or a filter"
+            )
         found: dict[str, Counter[str]] = {}
         for place in places:
             shard, _ = self._checkpoint(place.log)
             reader = LogReader(self._logs[shard].directory)
-            record = msgspec.json.decode(reader.raw(segment_name(place.segment), place.offset))
+            segment = segment_name(place.segment)
+            raw = _pointed_at(reader, shard, place.seq, segment, place.offset)
+            record = msgspec.json.decode(raw)
             effect = effect_of(record)
             if effect or dimension == "status":
                 for named, value in terms_of(record):
@@ -455,6 +478,14 @@ class Search:
         for value, effect, records, calls in rows:
             found.setdefault(value, Count(value, calls, {})).effects[effect or "-"] = records
         return list(found.values())
+
+
+def _pointed_at(reader: LogReader, shard: str, seq: int, segment: str, offset: int) -> bytes:
+    """The record that lies where the index says."""
+    try:
+        return reader.raw(segment, offset)
+    except (LogCorrupt, OSError) as error:
+        raise IndexDamaged(f"it says that {shard}#{seq} lies where it does not") from error
 
 
 def _match(text: str) -> str:

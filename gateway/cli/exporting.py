@@ -27,6 +27,7 @@ from gateway.audit.verify import parse_vkey
 from gateway.audit.verify_export import ExportReport, verify_export
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
+from gateway.cli.records import safe
 from gateway.cli.search import Typed, logs_of, query_of
 from gateway.cli.shards import explained
 from gateway.cli.terminal import (
@@ -156,8 +157,16 @@ def _show(report: ExportReport) -> None:
         say(f"refused: {finding if finding.isprintable() else ascii(finding)}")
     if report.findings:
         return
-    logs = ", ".join(f"{shard} at {size:,} records" for shard, size in report.logs.items())
-    say(f"{report.records:,} records, each proved against the checkpoints of {logs}")
+    say(f"{report.records:,} records, each proved against a checkpoint of its log")
+    for shard, told in report.logs.items():
+        if not told["records"]:
+            say(f"  {shard}: none of {told['size']:,}")
+            continue
+        left = "nothing between them left out" if told["contiguous"] else "a selection"
+        span = f"{told['first']:,} to {told['last']:,} of {told['size']:,}"
+        say(f"  {shard}: {told['records']:,} records from {span}, {left}")
+    asked = safe(report.asked) or "everything"
+    say(f"Asked for, by the word of whoever made it: {asked}")
     if report.pinned:
         say("Every checkpoint is signed by a key that was given.")
     else:

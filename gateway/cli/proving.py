@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from gateway.audit.cosign import Cosignature, WitnessKey, cosignatures
-from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
+from gateway.audit.note import NoteError, VerifierKey
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
 from gateway.audit.verify import OK, Report, only_one, parse_vkey, verify_directory
+from gateway.cli.kept import kept_checkpoints
 from gateway.cli.shards import at, explained, shards_of
 from gateway.cli.terminal import (
     DIR,
@@ -39,6 +40,13 @@ Keys = Annotated[
     list[str] | None,
     typer.Option("--key", metavar="VKEY", help="A log's public key, kept elsewhere; repeatable."),
 ]
+
+
+class Seen(NamedTuple):
+    """How many records of a log witnesses have cosigned, and who."""
+
+    size: int
+    by: Sequence[Cosignature]
 
 
 def verify(
@@ -67,75 +75,83 @@ def verify(
     except ValueError as error:
         fail(f"not a key: {error}", "write it as `audit vkeys` prints it", code=EXIT_USAGE)
     with explained():
-        cosigned = {shard: _seen_by(state, shard, witnesses) for shard in state.vkeys()}
+        notes, wrong, cosigned = _kept(state, texts, witnesses)
         try:
-            reports = verify_directory(state.audit, keys, _heads(state))
+            reports = verify_directory(state.audit, keys, notes)
         except FileNotFoundError as error:
             fail(str(error), "name the gateway's directory with --dir", code=EXIT_UNAVAILABLE)
         alone = only_one(state.audit)
     if witnesses:
-        for report in reports:
-            _judge_cosigned(report, cosigned.get(report.shard, []))
-    good = all(report.verdict == OK for report in reports)
+        _require_witnesses(reports, cosigned)
+    good = all(report.verdict == OK for report in reports) and not wrong
     source = "given" if key else "own" if own_keys else "none"
     if json:
-        shards: list[dict[str, Any]] = [
-            vars(report) | {"cosigned": [each._asdict() for each in cosigned.get(report.shard, [])]}
-            for report in reports
-        ]
-        show_json({"ok": good, "keys": source, "one_shard": bool(alone), "shards": shards})
+        shards = [_as_json(report, cosigned.get(report.shard)) for report in reports]
+        told = {"ok": good, "keys": source, "one_shard": bool(alone)}
+        show_json({**told, "shards": shards, "kept": wrong})
     else:
         if alone:
             say(alone)
         _show_reports(reports, full=full)
+        for finding in wrong:
+            say(f"refused: {finding}")
         if witnesses:
-            _show_cosigned(cosigned, len(witnesses))
+            _show_cosigned(reports, cosigned, len(witnesses))
         _show_trust(state, source, pinned=good)
     if not good:
         raise SystemExit(EXIT_NO)
 
 
-def _heads(state: StateDirectory) -> list[bytes]:
-    """The newest checkpoints, kept outside the logs: a log that was cut back is noticed.
+def _require_witnesses(reports: Sequence[Report], seen: Mapping[str, Seen]) -> None:
+    for report in reports:
+        if report.verdict == OK and report.shard not in seen:
+            report.verdict = "not cosigned by any witness that was named"
 
-    They are read before the logs, which may be growing. One that a power cut has torn is left out;
-    whether those that are whole were signed by a trusted key is the verifier's matter.
+
+def _as_json(report: Report, seen: Seen | None) -> dict[str, Any]:
+    by = [] if seen is None else [{"size": seen.size, **each._asdict()} for each in seen.by]
+    return {**vars(report), "cosigned": by}
+
+
+def _kept(
+    state: StateDirectory, texts: Sequence[str], witnesses: Sequence[WitnessKey]
+) -> tuple[list[bytes], list[str], dict[str, Seen]]:
+    """Checkpoints kept outside the logs, what is wrong with them, and who has cosigned what.
+
+    They are read before the logs, which may be growing. Each has to be signed by its log's own key:
+    those given, and those that lie beside the logs.
     """
-    own = []
-    for text in state.vkeys().values():
+    keys: dict[str, list[VerifierKey]] = {}
+    for text in {*texts, *state.vkeys().values()}:
         with suppress(NoteError):
-            own.append(VerifierKey.parse(text))
-    notes = []
-    kept = [*(state.root / "heads").glob("*"), *(state.root / "cosigned").glob("*")]
-    for path in sorted(kept):
-        note = path.read_bytes()
-        with suppress(NoteError):
-            parse_checkpoint(note, own)
-            notes.append(note)
-    return notes
+            key = VerifierKey.parse(text)
+            keys.setdefault(key.name.rpartition("/")[2], []).append(key)
+    notes: list[bytes] = []
+    wrong: list[str] = []
+    seen: dict[str, Seen] = {}
+    names = {*keys, *(path.name for path in (state.root / "heads").glob("*"))}
+    names |= {path.name for path in (state.root / "cosigned").glob("[!.]*")}
+    for shard in sorted(names):
+        good, bad = kept_checkpoints(state, shard, keys.get(shard, []))
+        notes += [checkpoint.note for checkpoint in good]
+        wrong += bad
+        for checkpoint in good:
+            try:
+                found = cosignatures(checkpoint.note, witnesses)
+            except NoteError as error:
+                wrong.append(f"cosigned/{shard}: {error}")
+                continue
+            if found:
+                seen[shard] = Seen(checkpoint.size, found)
+    return notes, wrong, seen
 
 
-def _seen_by(
-    state: StateDirectory, shard: str, witnesses: Sequence[WitnessKey]
-) -> list[Cosignature]:
-    """Who has cosigned the newest checkpoint of a log that `audit cosign` kept."""
-    try:
-        return cosignatures(state.cosigned(shard).read_bytes(), witnesses)
-    except FileNotFoundError:
-        return []
-    except NoteError as error:
-        fail(f"{state.cosigned(shard)}: {error}", "have it cosigned again: `audit cosign`")
-
-
-def _judge_cosigned(report: Report, seen: Sequence[Cosignature]) -> None:
-    if report.verdict == OK and not seen:
-        report.verdict = "not cosigned by any witness that was named"
-
-
-def _show_cosigned(cosigned: Mapping[str, Sequence[Cosignature]], count: int) -> None:
-    for shard, seen in cosigned.items():
-        said = ", ".join(f"{each.witness} at {timestamp(each.time)}" for each in seen)
-        say(f"{shard}: cosigned by {len(seen)} of {count}" + (f": {said}" if said else ""))
+def _show_cosigned(reports: Sequence[Report], seen: Mapping[str, Seen], count: int) -> None:
+    for report in reports:
+        size, by = seen.get(report.shard, Seen(0, []))
+        said = ", ".join(f"{each.witness} at {timestamp(each.time)}" for each in by)
+        told = f": {size} of {report.size} records, {said}" if by else ""
+        say(f"{report.shard}: cosigned by {len(by)} of {count}{told}")
 
 
 def _show_reports(reports: Sequence[Report], *, full: bool) -> None:

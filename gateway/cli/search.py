@@ -6,16 +6,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from gateway.audit.index import COUNTED, Index, IndexDamaged, Log
-from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
+from gateway.audit.note import NoteError, VerifierKey
 from gateway.audit.search import MAX_NS, Count, Hit, Query, Search
 from gateway.audit.terms import DIMENSIONS
+from gateway.cli.kept import kept_checkpoints
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
 from gateway.cli.records import Lines
@@ -138,6 +140,7 @@ def with_index(
                 return question(index, logs)
         except IndexDamaged as error:
             warn(f"{error}; the index is made anew from the logs")
+            logs = _remembered(state, logs)
             _forget(state)
         try:
             with _opened(state, logs) as index:
@@ -156,7 +159,7 @@ def logs_of(state: StateDirectory) -> dict[str, Log]:
     for shard in shards_of(state):
         try:
             key = VerifierKey.parse(keys[shard])
-            logs[shard] = Log(state.log(shard), [key], _known(state, shard, key))
+            kept, wrong = kept_checkpoints(state, shard, [key])
         except KeyError:
             fail(
                 f"there is no public key of {shard} in {state.root / 'vkeys'}",
@@ -165,16 +168,25 @@ def logs_of(state: StateDirectory) -> dict[str, Log]:
             )
         except NoteError as error:
             fail(f"{state.vkey(shard)}: {error}", code=EXIT_UNAVAILABLE)
+        if wrong:
+            fail(wrong[0], "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
+        logs[shard] = Log(state.log(shard), [key], kept)
     return logs
 
 
-def _known(state: StateDirectory, shard: str, key: VerifierKey) -> int:
-    """How long the log was when its newest checkpoint was kept outside it; 0 for one that a power
-    cut has torn."""
+def _remembered(state: StateDirectory, logs: dict[str, Log]) -> dict[str, Log]:
+    """The logs, and what a damaged index says that their keys signed: an index that does not fit
+    because a log was cut back is a witness, and is not thrown away unheard."""
     try:
-        return parse_checkpoint(state.head(shard).read_bytes(), [key]).size
-    except (FileNotFoundError, NoteError):
-        return 0
+        index = Index(state.index, logs)
+    except IndexDamaged:
+        return logs
+    with closing(index):
+        heads = index.signed_heads()
+    return {
+        shard: replace(log, kept=[*log.kept, *([heads[shard]] if shard in heads else [])])
+        for shard, log in logs.items()
+    }
 
 
 @contextmanager

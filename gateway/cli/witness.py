@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, with_lines
+from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, line_of, with_lines
 from gateway.audit.index import Index, Log
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
 from gateway.audit.tiles import subtree_of
@@ -198,7 +199,8 @@ def cosign(
     """Have the logs' newest checkpoints cosigned by witnesses.
 
     What they said is kept, and `audit verify --witness-key` counts it.
-    Ends with code 1 if a witness has seen a log longer than this one, or another one.
+    Says REFUSED where a witness has seen a log longer than this one, or another one. Without
+    --every it ends, with code 1 where not all have signed.
     """
     state = StateDirectory(Path(directory))
     if len(witness) != len(witness_key):
@@ -222,9 +224,9 @@ def cosign(
         else:
             for each in told:
                 say(f"{each['shard']}: {each['said']}")
-        if any(each["refused"] for each in told) or (every is None and not good):
-            raise SystemExit(EXIT_NO)
         if every is None:
+            if not good:
+                raise SystemExit(EXIT_NO)
             return
         time.sleep(every)
 
@@ -245,10 +247,7 @@ def _cosigned(
     for url, key in witnesses:
         try:
             lines = asyncio.run(_asked(egress, url, note, size, subtree))
-            if cosignatures(with_lines(note, lines), [key]):
-                whole = with_lines(whole, lines)
-            else:
-                troubles.append(f"{key.name}: its answer has no signature by its key")
+            whole = with_lines(whole, line_of(lines, note, key))
         except (EgressFailed, EgressRefused, NoteError) as error:
             troubles.append(f"{key.name}: {error}")
         except _Refused as error:
@@ -259,7 +258,11 @@ def _cosigned(
         path = state.cosigned(shard)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         partial = path.with_name(f".{path.name}")
-        partial.write_bytes(whole)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
         partial.rename(path)
     said = f"{size:,} records cosigned by {len(signed)} of {len(witnesses)}"
     return {

@@ -1,5 +1,6 @@
 """A witness in a process of its own: what it has seen cannot be taken back."""
 
+import base64
 import contextlib
 import shutil
 import signal
@@ -62,7 +63,9 @@ def test_logs_are_cosigned_by_two_and_the_verifier_counts_them(operator, tmp_pat
         assert "not cosigned by any witness" in verify(operator, one, code=1)
         said = cosign(operator, one, two).json
         assert [each["witnesses"] for each in said["logs"]] == [2, 2]
-        assert "data-0: cosigned by 2 of 2: witness.example.net at 2" in verify(operator, one, two)
+        assert "data-0: cosigned by 2 of 2: 6 of 6 records, witness.example.net at" in verify(
+            operator, one, two
+        )
         write(operator, *(denied(number) for number in range(100, 130)))
         assert cosign(operator, one, two).json["ok"] is True
         assert "cosigned by 1 of 1" in verify(operator, two)
@@ -78,8 +81,10 @@ def test_a_log_cut_back_and_a_log_grown_again_are_refused(operator, tmp_path):
         cosign(operator, one)
         shutil.rmtree(log)
         shutil.copytree(before, log)
+        assert "already 18 records long" in cosign(operator, one, code=3).err
         for kept in (operator.state.head("data-0"), operator.state.cosigned("data-0")):
             kept.unlink()  # whoever cuts the log cuts these too
+        operator.state.index.unlink()
         verify(operator)  # nothing on this disk shows it
         said = cosign(operator, one, code=1).json
         (refused,) = [each for each in said["logs"] if each["refused"]]
@@ -91,6 +96,46 @@ def test_a_log_cut_back_and_a_log_grown_again_are_refused(operator, tmp_path):
         assert "a fork" in next(each["said"] for each in said["logs"] if each["refused"])
 
 
+def test_a_cosignature_of_another_log_or_an_altered_one_does_not_count(operator, tmp_path):
+    with witness(tmp_path / "one", operator.state.vkeys().values()) as one:
+        cosign(operator, one)
+    good = operator.state.cosigned("data-0").read_bytes()
+    operator.state.cosigned("data-0").write_bytes(operator.state.cosigned("control").read_bytes())
+    said = verify(operator, one, code=1)
+    assert "refused: cosigned/data-0: no known key signed the note" in said
+    assert "data-0: not cosigned by any witness" in said
+    name, key_id, _ = operator.state.vkeys()["data-0"].split("+", 2)
+    forged = base64.b64encode(bytes.fromhex(key_id) + bytes(64)).decode()
+    for note in (good + f"— {name} {forged}\n".encode(), b"nobody/else" + good, b""):
+        operator.state.cosigned("data-0").write_bytes(note)
+        assert "refused: cosigned/data-0" in verify(operator, code=1)
+    operator.state.cosigned("data-0").write_bytes(good)
+    verify(operator, one)
+
+
+def test_a_log_cut_back_is_refused_by_everyone_while_a_cosigned_checkpoint_is_kept(
+    operator, tmp_path
+):
+    log = operator.state.log("data-0")
+    before = shutil.copytree(log, tmp_path / "before")
+    with witness(tmp_path / "one", operator.state.vkeys().values()) as one:
+        write(operator, *(denied(number) for number in range(200, 210)))
+        cosign(operator, one)
+        shutil.rmtree(log)
+        shutil.copytree(before, log)
+        operator.state.head("data-0").unlink()
+        verify(operator, code=1)
+        longer = operator.state.cosigned("data-0").read_bytes()
+        for command in (
+            ("audit", "search"),
+            ("audit", "rebuild-index"),
+            ("audit", "export", "-o", str(tmp_path / "out")),
+        ):
+            assert "records long" in operator(*command, code=3).err
+        cosign(operator, one, code=3)
+        assert operator.state.cosigned("data-0").read_bytes() == longer
+
+
 def test_a_log_written_anew_under_another_key_is_not_the_witnesss_log(operator, tmp_path):
     with witness(tmp_path / "one", operator.state.vkeys().values()) as one:
         cosign(operator, one)
@@ -99,7 +144,9 @@ def test_a_log_written_anew_under_another_key_is_not_the_witnesss_log(operator, 
         stranger = SigningKey(name, b"s" * 32)
         traffic.write(log, stranger, [[denied(1)], [intent(2), outcome(2)]])
         operator.state.vkey("data-0").write_text(stranger.vkey)
-        operator.state.head("data-0").unlink()
+        for kept in (operator.state.head("data-0"), operator.state.cosigned("data-0")):
+            kept.unlink()
+        operator.state.index.unlink()
         assert segment_files(log)
         said = cosign(operator, one, code=1).json
         (changed,) = [each for each in said["logs"] if each["shard"] == "data-0"]

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import unicodedata
 
@@ -205,6 +207,90 @@ def test_a_digest_that_does_not_fit_names_its_file(bundle, name):
 def test_a_file_too_many_is_found(bundle):
     (bundle / "more.txt").write_text("and this")
     assert verify_export(bundle, VKEYS).findings == ["more.txt: is not in the manifest"]
+
+
+def test_a_key_without_its_log_and_no_log_at_all_are_findings(bundle):
+    stranger = SigningKey("example.org/gate/data-9", b"z" * 32)
+    keys = VKEYS | dict([parse_vkey(stranger.vkey)])
+    assert verify_export(bundle, keys).findings == [
+        "there is no log for the key of example.org/gate/data-9"
+    ]
+
+    def emptied(bundle):
+        shutil.rmtree(bundle / "checkpoints")
+        for name in ("records.ndjson", "proofs.ndjson"):
+            (bundle / name).write_bytes(b"")
+        in_manifest(lambda manifest: manifest.update(logs={}, records=0))(bundle)
+
+    rewritten(bundle, emptied)
+    assert verify_export(bundle, {}).pinned is False
+    assert len(verify_export(bundle, VKEYS).findings) == 2
+
+
+def test_all_records_means_all_of_them(logs, tmp_path):
+    everything = bundled(tmp_path / "all", logs, Query())
+
+    def shortened(bundle):
+        for name in ("records.ndjson", "proofs.ndjson"):
+            in_lines(name, lambda all_: all_[1:])(bundle)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["records"] -= 1
+        manifest["logs"]["data-0"].update(
+            records=manifest["logs"]["data-0"]["records"] - 1, first=1
+        )
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    rewritten(everything, shortened)
+    (found,) = verify_export(everything, VKEYS).findings
+    assert "all records were asked for, and 1 are not" in found
+
+
+def test_a_record_outside_the_period_is_found(bundle):
+    rewritten(bundle, in_manifest(lambda manifest: manifest["query"].update(until_ns="5")))
+    assert "not of the period" in verify_export(bundle, VKEYS).findings[0]
+
+
+def test_a_link_and_what_is_no_file_are_refused(bundle, tmp_path):
+    (bundle / "records.ndjson").rename(tmp_path / "elsewhere")
+    (bundle / "records.ndjson").symlink_to(tmp_path / "elsewhere")
+    assert "records.ndjson: is no file" in verify_export(bundle, VKEYS).findings
+    (bundle / "records.ndjson").unlink()
+    os.mkfifo(bundle / "records.ndjson")
+    assert "records.ndjson: is no file" in verify_export(bundle, VKEYS).findings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"records":', '"records": 1, "records":', 1),
+        lambda text: text.replace('"format":', '"more": 1, "format":', 1),
+        lambda text: text.replace('"logs": {', '"logs": {"x": 1, ', 1),
+        lambda text: json.dumps(json.loads(text) | {"sha256": [[1, "x"]]}),
+        lambda text: json.dumps(json.loads(text) | {"records": True}),
+        lambda text: json.dumps(json.loads(text) | {"query": {}}),
+    ],
+)
+def test_a_manifest_of_another_shape_is_malformed(bundle, change):
+    text = (bundle / "manifest.json").read_text()
+    assert change(text) != text
+    (bundle / "manifest.json").write_text(change(text))
+    with pytest.raises(ValueError, match="malformed"):
+        verify_export(bundle, VKEYS)
+
+
+@pytest.mark.parametrize("index", ["1e999", '"1"', "true", "-1", "99999999999999999999", "null"])
+def test_an_index_that_is_none_is_found(bundle, index):
+    rewritten(
+        bundle,
+        in_lines(
+            "proofs.ndjson",
+            lambda all_: [
+                re.sub(rb'"index":\d+', b'"index":' + index.encode(), all_[0]),
+                *all_[1:],
+            ],
+        ),
+    )
+    assert verify_export(bundle, VKEYS).findings
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, '{"format":"other/9"}'])

@@ -1,6 +1,8 @@
 """The index gives what a reading of the whole log gives, proves it, and can be thrown away."""
 
+import os
 import random
+import shutil
 import sqlite3
 from collections import Counter
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.audit import records as r
 from gateway.audit.index import HOUR_NS, Index, IndexDamaged, Log
-from gateway.audit.note import SigningKey
+from gateway.audit.note import SigningKey, parse_checkpoint
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
 from gateway.audit.search import Query, Search
@@ -301,6 +303,7 @@ def own(logs, tmp_path):
 
 def test_no_index_at_all_or_one_of_another_version_is_told_apart(logs, own):
     own.with_name("other").write_bytes(b"this is no database, and longer than a header" * 100)
+    own.with_name("other").chmod(0o600)
     with pytest.raises(IndexDamaged, match="cannot be read"):
         Index(own.with_name("other"), logs)
     changed(own, "UPDATE logs SET size = size WHERE 1")
@@ -320,6 +323,10 @@ def test_no_index_at_all_or_one_of_another_version_is_told_apart(logs, own):
         "UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level = 0",
         "DELETE FROM tiles",
         "UPDATE logs SET checkpoint = x'00'",
+        "UPDATE records SET id = id + 5000000 WHERE id = (SELECT max(id) FROM records)",
+        "UPDATE records SET offset = 'x'",
+        "UPDATE records SET log = 99",
+        "UPDATE tiles SET hashes = 'x'",
     ],
 )
 def test_an_index_that_says_what_the_logs_do_not_is_caught(logs, own, statement):
@@ -327,6 +334,100 @@ def test_an_index_that_says_what_the_logs_do_not_is_caught(logs, own, statement)
     index = Index(own, logs)
     with pytest.raises(IndexDamaged):
         Search(index, logs).hits(Query(), limit=1000)
+    index.close()
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "directory", "open", "another's tables"])
+def test_what_is_no_index_of_ours_is_not_used(logs, own, tmp_path, what):
+    elsewhere = tmp_path / "elsewhere"
+    if what == "open":
+        own.chmod(0o644)
+    elif what == "another's tables":
+        changed_shape(own, "CREATE VIEW more AS SELECT 1")
+    else:
+        own.rename(elsewhere)
+        if what == "link":
+            own.symlink_to(elsewhere)
+        elif what == "pipe":
+            os.mkfifo(own, 0o600)
+        else:
+            own.mkdir(0o700)
+    with pytest.raises(IndexDamaged):
+        Index(own, logs)
+
+
+def changed_shape(path, statement):
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(statement)
+    database.close()
+
+
+def test_a_record_given_twice_is_caught(logs, own):
+    database = sqlite3.connect(own)
+    with database:
+        database.execute(
+            "INSERT INTO records SELECT max(id) + 5, log, seq, segment, offset, effect FROM records"
+        )
+    database.close()
+    index = Index(own, logs)
+    with pytest.raises(IndexDamaged, match="twice"):
+        Search(index, logs).hits(Query(), limit=5)
+    index.close()
+
+
+def test_an_intent_that_lies_elsewhere_is_the_indexs_fault(logs, own):
+    outcomes = Query(terms=(("type", "access.outcome"),))
+    changed(
+        own,
+        "UPDATE records SET offset = offset + 3 WHERE id IN (SELECT record FROM postings"
+        " JOIN terms ON terms.id = term WHERE value = 'access.intent')",
+    )
+    index = Index(own, logs)
+    with pytest.raises(IndexDamaged):
+        Search(index, logs).hits(outcomes)
+    with pytest.raises(IndexDamaged):
+        Search(index, logs).counts("model", Query(terms=(("organisation", "org-1"),)))
+    index.close()
+
+
+def kept_elsewhere(logs, notes):
+    return {
+        shard: Log(log.directory, log.keys, [parse_checkpoint(notes[shard], log.keys)])
+        for shard, log in logs.items()
+    }
+
+
+def test_a_log_that_does_not_extend_a_kept_checkpoint_is_not_indexed(tmp_path):
+    logs = written(tmp_path, count=6)
+    notes = {shard: LogReader(log.directory).latest(log.keys).note for shard, log in logs.items()}
+    held = kept_elsewhere(logs, notes)
+    index = Index(tmp_path / "good.sqlite", held)
+    index.catch_up()
+    index.close()
+    for shard in SHARDS:  # the same length, another log: only a kept root tells
+        shutil.rmtree(tmp_path / shard)
+    for number, shard in enumerate(SHARDS):
+        calls = traffic.calls(6, seed=number, first=9000 + 1000 * number)
+        traffic.write(tmp_path / shard, KEYS[shard], calls, wall=traffic.Wall(STEP_NS))
+    assert [LogReader(log.directory).latest(log.keys).size for log in logs.values()] == [
+        parse_checkpoint(notes[shard], log.keys).size for shard, log in logs.items()
+    ]
+    index = Index(tmp_path / "fork.sqlite", kept_elsewhere(logs, notes))
+    with pytest.raises(LogCorrupt, match="not the log of the kept checkpoint"):
+        index.catch_up()
+    index.close()
+
+
+def test_damage_behind_which_signed_records_lie_is_no_end(tmp_path):
+    logs = written(tmp_path, count=30)
+    (segment,) = (tmp_path / "data-0").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    index = Index(tmp_path / "index.sqlite", logs)
+    with pytest.raises(LogCorrupt, match="damaged, or after the last checkpoint"):
+        index.catch_up()
     index.close()
 
 

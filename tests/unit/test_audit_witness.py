@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, with_lines
+from gateway.audit.cosign import WitnessKey, WitnessSigner, cosignatures, line_of, with_lines
 from gateway.audit.note import NoteError, SigningKey, checkpoint_body, sign_checkpoint
 from gateway.audit.tlog import consistency_proof, leaf_hash, root_of
 from gateway.audit.witness import Witness, WitnessBusy, format_request
@@ -237,3 +237,18 @@ def test_small_servers_take_so_many_connections_at_most(monkeypatch):
     listener = listening.listener_of("127.0.0.1:8090", behind_proxy=False)
     listening.serve_until_stopped(None, listener, None, {}, json=True)
     assert [each.limit_concurrency for each in configured] == [200]
+
+
+def test_of_an_answer_only_the_witnesss_own_right_line_is_kept(witness):
+    own = witness.add_checkpoint(asked(0, 10), NOW).body
+    stranger = WitnessSigner("honest.example.org", b"h" * 32)
+    other = stranger.cosign(checkpoint_body(LOG.name, 10, root_of(LEAVES[:10])), NOW)
+    bad = base64.b64encode(stranger.verifier.key_id + bytes(72)).decode()
+    forged = f"— honest.example.org {bad}\n".encode()
+    logs = f"— {LOG.name} {base64.b64encode(LOG.key_id + bytes(64)).decode()}\n".encode()
+    for lines in (own, other + own, forged + own, own + forged, logs + own, other * 50 + own):
+        assert line_of(lines, head(10), SIGNER.verifier) == own
+    wrong = base64.b64encode(SIGNER.verifier.key_id + bytes(72)).decode()
+    for lines in (other, logs, f"— witness.example.net {wrong}\n".encode() + own):
+        with pytest.raises(NoteError):
+            line_of(lines, head(10), SIGNER.verifier)
