@@ -43,7 +43,7 @@ def check_proof(proof: bytes, record: bytes, keys: Sequence[VerifierKey]) -> tup
     except (UnicodeDecodeError, binascii.Error):
         raise NoteError("the proof is malformed") from None
     index = lines[1].removeprefix(_INDEX) if len(lines) > 1 else ""
-    canonical = index.isascii() and index.isdigit() and str(int(index)) == index
+    canonical = index.isascii() and index.isdigit() and str(int(index[:20])) == index
     if not blank or lines[0] != _TITLE or lines[1] != _INDEX + index or not canonical:
         raise NoteError("the proof is malformed")
     if len(path) > MAX_HASHES or any(len(node) != HASH_BYTES for node in path):
