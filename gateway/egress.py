@@ -108,6 +108,8 @@ class Egress:
                 return answer.status, await _bounded(answer, max_bytes)
         except TimeoutError:
             raise EgressFailed(f"{target.host} did not answer in time") from None
+        except (aiohttp.ClientConnectorError, ConnectionError):
+            raise EgressFailed(f"{target.host} cannot be reached") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # aiohttp's own base, the socket's, and what its parsers raise on a bad answer.
             raise EgressFailed(f"{target.host}: {type(error).__name__}") from None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -160,7 +161,7 @@ def write_bundle(
         for found in found_in(logs, query, progress, heads):
             write(found.raw + b"\n")
             places.append((found.shard, found.seq))
-    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints").mkdir(mode=0o700)
     told = {}
     for shard, head in heads.items():
         try:
@@ -202,7 +203,8 @@ def write_bundle(
         "sha256": dict(sorted(digests.items())),
     }
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (directory / MANIFEST).write_bytes(encoded + b"\n")
+    with _digesting(directory / MANIFEST, {}) as write:
+        write(encoded + b"\n")
     return manifest
 
 
@@ -215,7 +217,8 @@ class _digesting:  # noqa: N801 - used as a statement
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Callable[[bytes], None]:
-        file = self._path.open("xb")
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = os.fdopen(descriptor, "wb")
         self._file = file
 
         def write(data: bytes) -> None:

@@ -260,6 +260,31 @@ class Search:
                 return self._rolled_up(dimension, query, top)
             return self._counted(dimension, query, top)
 
+    def known(self, dimension: str, *, top: int = 12) -> list[str]:
+        """The values of a dimension, those of most records first.
+
+        Raises:
+            IndexDamaged: the index cannot be read.
+        """
+        with damaged_if_unreadable():
+            return [
+                str(row[0])
+                for row in self._index.database.execute(
+                    "SELECT value FROM terms WHERE dimension = ? AND records > 0"
+                    " ORDER BY records DESC, value LIMIT ?",
+                    (dimension, top),
+                )
+            ]
+
+    def unknown(self, query: Query) -> list[Term]:
+        """The terms of a query that no record has.
+
+        Raises:
+            IndexDamaged: the index cannot be read.
+        """
+        with damaged_if_unreadable():
+            return [term for term in query.terms if not self._numbers(term[0], [term[1]])]
+
     # Where
 
     def _places(self, query: Query, before: int, limit: int) -> list[_Place]:

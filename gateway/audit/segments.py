@@ -62,7 +62,8 @@ class LogCorrupt(Exception):
     """
 
     def __init__(self, segment: str, offset: int, leaf: int, message: str) -> None:
-        super().__init__(f"{segment}@{offset}, leaf {leaf}: {message}")
+        where = f"{segment}@{offset}, " if segment else ""
+        super().__init__(f"{where}leaf {leaf}: {message}")
         self.segment, self.offset, self.leaf, self.message = segment, offset, leaf, message
 
 

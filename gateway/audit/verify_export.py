@@ -34,12 +34,14 @@ class ExportReport:
 
     ``logs`` says of each log how many records it had, which are here, and whether any between the
     first and the last of them was left out. ``asked`` is the exporter's word, and no more.
+    ``unpinned`` are the logs whose checkpoint no key that was given has signed.
     """
 
     records: int = 0
     asked: str = ""
     logs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pinned: bool = False
+    unpinned: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
     def find(self, what: str) -> None:
@@ -74,6 +76,7 @@ def verify_export(directory: Path, keys: Keys) -> ExportReport:
             heads[shard] = head
     signed = [head.signed for head in heads.values()]
     report.pinned = bool(signed) and all(signed)
+    report.unpinned = sorted(head.origin for head in heads.values() if not head.signed)
     origins = {head.origin for head in heads.values()}
     for name in sorted({name for name, _ in keys} - origins):
         report.find(f"there is no log for the key of {name}")

@@ -170,7 +170,9 @@ def _show(report: ExportReport) -> None:
     if report.pinned:
         say("Every checkpoint is signed by a key that was given.")
     else:
-        say("consistent, key unpinned: not every log's key was given, by --key.")
+        say(
+            f"consistent, key unpinned: give the key of {', '.join(report.unpinned)} too, by --key."
+        )
 
 
 def _write_file(form: Format, output: Path | None, logs: dict[str, Log], query: Query) -> int:

@@ -71,9 +71,12 @@ def verify(
     texts = [*(key or ()), *(state.vkeys().values() if own_keys else ())]
     try:
         keys = dict(parse_vkey(text) for text in texts)
-        witnesses = [WitnessKey.parse(text) for text in witness_key or ()]
     except ValueError as error:
         fail(f"not a key: {error}", "write it as `audit vkeys` prints it", code=EXIT_USAGE)
+    try:
+        witnesses = [WitnessKey.parse(text) for text in witness_key or ()]
+    except NoteError as error:
+        fail(f"--witness-key: {error}", "a witness prints it when it starts", code=EXIT_USAGE)
     with explained():
         notes, wrong, cosigned = _kept(state, texts, witnesses)
         try:
@@ -105,7 +108,7 @@ def verify(
 def _require_witnesses(reports: Sequence[Report], seen: Mapping[str, Seen]) -> None:
     for report in reports:
         if report.verdict == OK and report.shard not in seen:
-            report.verdict = "not cosigned by any witness that was named"
+            report.verdict = "as signed, but not cosigned by any witness that was named"
 
 
 def _as_json(report: Report, seen: Seen | None) -> dict[str, Any]:

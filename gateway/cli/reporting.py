@@ -123,7 +123,7 @@ def reconcile(
     if json:
         show_json(_reconciliation_json(found))
     else:
-        _show_reconciliation(found, asked=endpoint)
+        _show_reconciliation(found, asked=endpoint, own=since is None or until is None)
     if not found.agree:
         raise SystemExit(EXIT_NO)
 
@@ -211,7 +211,14 @@ def _counts(found: Reconciliation) -> dict[str, int]:
     return {kind: counts[kind] for kind in Kind}
 
 
-def _show_reconciliation(found: Reconciliation, *, asked: str) -> None:
+def _show_reconciliation(found: Reconciliation, *, asked: str, own: bool) -> None:
+    """On one page.
+
+    Args:
+        found: what was found.
+        asked: the endpoint that the report is of, if it was named.
+        own: whether the period is, at one end or both, that of the report's own times.
+    """
     for kind, findings in groupby(found.findings, key=lambda finding: finding.kind):
         say(f"{kind.upper()}: {_counts(found)[kind]:,} ({_SIDES[kind]})")
         rows = [_cells(finding) for finding in findings]
@@ -220,6 +227,9 @@ def _show_reconciliation(found: Reconciliation, *, asked: str) -> None:
     if found.unnamed:
         say(f"{found.unnamed:,} more calls are not in the report, and are not named here.")
     say(f"period     {_moment(found.since) or 'the beginning'} to {_moment(found.until) or 'now'}")
+    if own:
+        say("           by the report's own times where none was given: what is missing at its")
+        say("           beginning or end is not missed; give its period by --since and --until")
     say(f"report     {found.rows:,} rows, {found.rows_outside:,} outside the period")
     say(f"log        {found.outcomes:,} calls, {found.outcomes_outside:,} outside the period")
     say(f"joined     {found.joined:,}, the tokens of {found.uncompared:,} not known on both sides")
@@ -229,7 +239,7 @@ def _show_reconciliation(found: Reconciliation, *, asked: str) -> None:
     )
     say(f"no tokens  {found.without_tokens:,} calls are not in the report, and need not be")
     say(f"running    {found.running:,} calls without an outcome yet")
-    if not asked and len(found.endpoints) > 1 and not found.agree:
+    if not asked and len(found.endpoints) > 1:
         names = ", ".join(safe(name) or "none" for name in sorted(found.endpoints))
         say(f"The log has calls to {names}: if the report is of one of them, say --endpoint.")
     apart = found.unjoinable + found.running
@@ -313,14 +323,15 @@ def completeness(
     if json:
         shown = [_shard_json(each) for each in reports]
         named = [finding._asdict() for finding in findings]
-        head = {"complete": not findings, "heartbeat_s": interval}
+        some = any(each.records for each in reports)
+        head = {"complete": some and not findings, "heartbeat_s": interval}
         show_json({**head, **period, "shards": shown, "findings": named})
     else:
         say(f"Completeness of {state.audit}")
         say(f"from {period['since'] or 'the beginning'} to {period['until'] or 'now'}")
         say(f"heartbeat every {interval:g} s")
         _show_completeness(reports, findings)
-    if findings:
+    if findings or not any(each.records for each in reports):
         raise SystemExit(EXIT_NO)
 
 
@@ -373,7 +384,9 @@ def _show_completeness(reports: Sequence[ShardReport], findings: Sequence[Notice
     if unnamed:
         say(f"and {unnamed:,} more findings, which are not named here")
     say()
-    if not findings:
+    if not any(each.records for each in reports):
+        say("No record lies in this period: nothing is said of it.")
+    elif not findings:
         say("Complete: no index is missing, every call has one end, and no log fell silent.")
     else:
         say(f"Not complete; findings: {len(findings) + unnamed:,}.")

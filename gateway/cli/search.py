@@ -51,6 +51,8 @@ Typed = Annotated[
 ]
 _PAGE = 20
 _BAR = 24
+_FIRST_PAGE = 1_000_000_000_000_000_000
+"""A page goes on at a record's clock in nanoseconds; all of this century are larger."""
 
 
 def search(
@@ -75,6 +77,12 @@ def search(
     """
     state = StateDirectory(Path(directory))
     query = query_of(typed, since, until)
+    if page is not None and (by is not None or page < _FIRST_PAGE):
+        fail(
+            f"--page {page} is not where a page of records ended",
+            "a page of records says at its end how to go on",
+            code=EXIT_USAGE,
+        )
     if by is not None and by not in COUNTED:
         fail(f"cannot count by {by!r}", f"there are: {', '.join(COUNTED)}", code=EXIT_USAGE)
     if by is not None:
@@ -90,7 +98,14 @@ def search(
         _show_hits(hits[:limit], more=len(hits) > limit, json=json)
         found = bool(hits)
     if not found:
+        for dimension, value, there in asked(state, lambda search: _strange(search, query)):
+            warn(f"no record has {dimension}={value}", f"there are: {', '.join(there) or 'none'}")
         raise SystemExit(EXIT_NO)
+
+
+def _strange(search: Search, query: Query) -> list[tuple[str, str, list[str]]]:
+    """Filters that nothing can match, and what could stand there."""
+    return [(*term, search.known(term[0])) for term in search.unknown(query)]
 
 
 def rebuild_index(directory: Directory = DIR, json: AsJson = False) -> None:
@@ -114,10 +129,12 @@ def rebuild_index(directory: Directory = DIR, json: AsJson = False) -> None:
 
 def query_of(typed: Sequence[str] | None, since: int | None, until: int | None) -> Query:
     """What is asked for, or the end of the command."""
+    if since is not None and until is not None and since >= until:
+        fail("--since is not before --until", "change one of them", code=EXIT_USAGE)
     try:
         return Query.parse(typed or (), since=since, until=until)
     except ValueError as error:
-        fail(str(error), "as: sluicegate audit search effect=deny subject=red-1", code=EXIT_USAGE)
+        fail(str(error), "as: sluicegate audit search effect=deny subject=red", code=EXIT_USAGE)
 
 
 def asked(state: StateDirectory, question: Callable[[Search], Answer]) -> Answer:

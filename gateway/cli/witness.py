@@ -200,16 +200,12 @@ def cosign(
 
     What they said is kept, and `audit verify --witness-key` counts it.
     Says REFUSED where a witness has seen a log longer than this one, or another one. Without
-    --every it ends, with code 1 where not all have signed.
+    --every it ends: with code 1 if one refused, with 3 if one could not be asked.
     """
     state = StateDirectory(Path(directory))
     if len(witness) != len(witness_key):
         fail("each --witness needs its --witness-key", code=EXIT_USAGE)
-    try:
-        keys = [WitnessKey.parse(text) for text in witness_key]
-        egress = Egress(network or ())
-    except ValueError as error:  # NoteError among them
-        fail(str(error), "a witness prints its vkey when it starts", code=EXIT_USAGE)
+    keys, egress = _who(witness, witness_key, network or ())
     named = list(zip(witness, keys, strict=True))
     while True:
         told = with_index(
@@ -225,10 +221,33 @@ def cosign(
             for each in told:
                 say(f"{each['shard']}: {each['said']}")
         if every is None:
-            if not good:
+            if any(each["refused"] for each in told):
                 raise SystemExit(EXIT_NO)
+            if not good:
+                raise SystemExit(EXIT_UNAVAILABLE)
             return
         time.sleep(every)
+
+
+def _who(
+    urls: Sequence[str], texts: Sequence[str], networks: Sequence[str]
+) -> tuple[list[WitnessKey], Egress]:
+    """The witnesses' keys, and the client that may reach them; a usage error where not."""
+    try:
+        keys = [WitnessKey.parse(text) for text in texts]
+    except NoteError as error:
+        fail(f"--witness-key: {error}", "a witness prints it when it starts", code=EXIT_USAGE)
+    try:
+        egress = Egress(networks)
+    except ValueError as error:
+        fail(f"--allow-network: {error}", "write it as 10.1.0.0/16", code=EXIT_USAGE)
+    for url in urls:
+        try:
+            egress.check_url(url)
+        except EgressRefused as error:
+            listed = "a network that is not public is named by --allow-network, as 127.0.0.0/8"
+            fail(f"--witness {url!a}: {error}", listed, code=EXIT_USAGE)
+    return keys, egress
 
 
 def _cosigned(
@@ -292,6 +311,8 @@ async def _asked(egress: Egress, url: str, note: bytes, size: int, subtree: Subt
                 return body
             if status == 422:  # noqa: PLR2004
                 raise _Refused("the log that it saw is not the beginning of this one: a fork")
+            if status == 403:  # noqa: PLR2004
+                raise _Refused("it knows another key of this log")
             if status != 409:  # noqa: PLR2004
                 raise EgressFailed(f"answered {status}: {body[:200].decode(errors='replace')!a}")
             seen = body.strip()

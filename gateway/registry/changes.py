@@ -300,7 +300,8 @@ def _marked(before: Entity, change: Move) -> Member:
         )
     if before.erased and change.verb != "release":
         raise ChangeRefused(
-            f"What was sealed of '{before.id}' is destroyed already.", "Nothing to do."
+            f"What was sealed of '{before.id}' is destroyed already.",
+            "There is nothing left to erase or to hold.",
         )
     if change.verb != "erase":
         return msgspec.structs.replace(before, held=change.verb == "hold")

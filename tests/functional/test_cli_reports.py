@@ -163,6 +163,13 @@ async def test_a_gateway_that_was_killed_is_told_and_is_complete(tmp_path):
 # reconcile
 
 
+def test_a_period_without_records_is_not_complete(kept):
+    said = kept("audit", "report", "completeness", "--until", "2020-01-01", code=1).out
+    assert "No record lies in this period" in said
+    until = ("--until", "2020-01-01", "--json")
+    assert kept("audit", "report", "completeness", *until, code=1).json["complete"] is False
+
+
 def test_both_agree(reconcile):
     said = reconcile(AGREED, "--endpoint", "anthropic")
     assert said.out.endswith("Both agree.\n")

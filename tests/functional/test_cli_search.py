@@ -89,6 +89,11 @@ def test_counts_are_drawn(kept):
 def test_nothing_found_is_said_and_exits_1(kept):
     said = kept("audit", "search", "subject=nobody", code=1)
     assert said.out == "nothing matches\n"
+    assert "no record has subject=nobody" in said.err
+    said = kept("audit", "search", "effect=dney", "subject=red", code=1).err
+    assert "no record has effect=dney" in said
+    assert "there are: downgrade, deny" in said
+    assert "subject" not in said
     assert kept("audit", "search", "--by", "model", "--until", "2020-01-01", code=1)
 
 
@@ -100,6 +105,9 @@ def test_nothing_found_is_said_and_exits_1(kept):
         (["--by", "colour"], "cannot count by 'colour'"),
         (["--since", "yesterday"], "2026-11-25T08:30:00Z"),
         (['"'], "the text holds no word"),
+        (["--page", "2"], "not where a page of records ended"),
+        (["--page", str(10**18), "--by", "model"], "not where a page of records ended"),
+        (["--since", "1h", "--until", "2h"], "--since is not before --until"),
         (["subject=\udcff"], "not UTF-8"),
         (["caf\udce9"], "not UTF-8"),
         (["--since", "9999-01-01"], "is no time from 1970 until 2262"),
@@ -177,12 +185,18 @@ def test_a_flipped_byte_of_a_record_is_never_shown_as_a_hit(operator):
 def test_a_bundle_is_verified_offline_with_keys_kept_elsewhere(kept, tmp_path):
     out = tmp_path / "bundle"
     said = kept("audit", "export", "effect=deny", "-o", str(out)).out
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert modes == {0o600}
     assert "11 records" in said
     assert "verify-export" in said
     checked = kept.bare("audit", "verify-export", str(out), *keys(kept), "--json").json
     assert (checked["ok"], checked["records"]) == (True, 11)
     unpinned = kept.bare("audit", "verify-export", str(out), code=1).out
-    assert "key unpinned" in unpinned
+    assert "key unpinned: give the key of sluicegate/control, sluicegate/data-0 too" in unpinned
+    told = kept.bare("audit", "verify-export", str(out), *keys(kept)).out
+    assert "control: none of" in told
+    assert ", a selection" in told
+    assert "Asked for, by the word of whoever made it: effect=deny" in told
     lines = (out / "records.ndjson").read_bytes()
     (out / "records.ndjson").write_bytes(lines.replace(b"req_50", b"req_51", 1))
     refused = kept.bare("audit", "verify-export", str(out), *keys(kept), code=1).out
