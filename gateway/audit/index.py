@@ -118,15 +118,24 @@ class Log:
         Raises:
             LogCorrupt: it is not.
         """
+        self.check_length(end)
+        for kept in self.kept:
+            if subtree(0, kept.size) != kept.root:
+                raise LogCorrupt(
+                    "", 0, kept.size, f"not the log of the kept checkpoint {kept.size}"
+                )
+
+    def check_length(self, end: Position | None) -> None:
+        """The same, for who has not the tree: a log written anew at full length passes.
+
+        Raises:
+            LogCorrupt: less was read than there was.
+        """
         size = end.seq if end is not None else 0
         for kept in self.kept:
             if kept.size > size:
                 raise LogCorrupt(
                     "", 0, size, f"the log ends here, but was already {kept.size} records long"
-                )
-            if subtree(0, kept.size) != kept.root:
-                raise LogCorrupt(
-                    "", 0, kept.size, f"not the log of the kept checkpoint {kept.size}"
                 )
         LogReader(self.directory).check_settled(end)
 

@@ -171,20 +171,18 @@ class LogReader:
         Raises:
             LogCorrupt: it stayed as it is: damage, with whatever lies behind it.
         """
-        until = time.monotonic() + patience_s
-        while True:
-            last = next(iter(reversed(segment_files(self._directory))), None)
-            if last is None or (end is not None and last.name > end.segment):
-                return  # the writer has gone on since
-            done = end.offset if end is not None else 0
-            if end is not None and last.stat().st_size <= done:
-                return
-            for batch in self.batches(end):
-                end = batch.end
-            if time.monotonic() > until:
+        last = next(iter(reversed(segment_files(self._directory))), None)
+        if last is None:
+            return
+        offset = end.offset if end is not None and end.segment == last.name else 0
+        seen, until = last.stat().st_size, time.monotonic() + patience_s
+        while offset < seen:
+            offset = _whole_until(last, offset)
+            if offset < seen and time.monotonic() > until:
                 seq = end.seq if end is not None else 0
-                raise LogCorrupt(last.name, done, seq, "damaged, or after the last checkpoint")
-            time.sleep(POLL_S / 4)
+                raise LogCorrupt(last.name, offset, seq, "damaged, or after the last checkpoint")
+            if offset < seen:
+                time.sleep(POLL_S / 4)
 
     def raw(self, segment: str, offset: int) -> bytes:
         """The exact bytes of the record whose frame lies at ``offset`` of a segment.
@@ -275,6 +273,15 @@ def _opening(data: bytes, stem: str) -> tuple[int, int]:
     except ValueError:
         return 0, int(stem)
     return offset, head.first
+
+
+def _whole_until(path: Path, offset: int) -> int:
+    """Where the whole batches of a segment end, read from ``offset``; 0 while it has no head."""
+    data = _read_from(path, offset)
+    done = _opening(data, path.stem)[0] if offset == 0 else 0
+    for batch in _batches(data, done) if offset or done else ():
+        done = batch[-1].end
+    return offset + done
 
 
 def _batches(data: bytes, start: int) -> Iterator[list[Frame]]:

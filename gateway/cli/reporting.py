@@ -17,11 +17,14 @@ from typing import Annotated, Any
 import typer
 
 from gateway.audit.completeness import Notice, ShardReport, logs_missing, shard_report
+from gateway.audit.index import Log
+from gateway.audit.note import Checkpoint, NoteError, VerifierKey
 from gateway.audit.provider_usage import COLUMNS, MAX_LINE, Row, UsageRefused, read_usage
-from gateway.audit.read import Entry
+from gateway.audit.read import Entry, Position
 from gateway.audit.reconcile import Finding, Kind, Reconciliation, call_of, reconciled
 from gateway.audit.records import AccessIntent, AccessOutcome
 from gateway.audit.segments import segment_files
+from gateway.cli.kept import kept_checkpoints
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
 from gateway.cli.records import safe
@@ -175,7 +178,11 @@ def _calls(state: StateDirectory, tell: Tell) -> Iterator[tuple[str, AccessInten
 def _logs(
     state: StateDirectory, shards: Shards, tell: Tell
 ) -> Iterator[tuple[str, Iterator[Entry]]]:
-    """Each log and its records, to be read before the next log is asked for."""
+    """Each log and its records, to be read before the next log is asked for.
+
+    A log of which less can be read than there was, by a checkpoint that is kept, is damaged.
+    """
+    vkeys = state.vkeys()
     sizes = {
         shard: {path.name: path.stat().st_size for path in segment_files(state.log(shard))}
         for shard in shards
@@ -184,14 +191,26 @@ def _logs(
     before = 0
 
     def entries(shard: str) -> Iterator[Entry]:
+        end: Position | None = None
+        kept = _kept(state, shard, vkeys.get(shard, ""))
         for batch in shards[shard].batches():
             yield from batch.entries
+            end = batch.end
             done = sum(size for name, size in sizes[shard].items() if name < batch.end.segment)
             tell(min(before + done + batch.end.offset, total), total)
+        Log(state.log(shard), (), kept).check_length(end)
 
     for shard in shards:
         yield shard, entries(shard)
         before += sum(sizes[shard].values())
+
+
+def _kept(state: StateDirectory, shard: str, vkey: str) -> list[Checkpoint]:
+    """What is kept of a log outside it; what is wrong with that is told by `audit verify`."""
+    try:
+        return kept_checkpoints(state, shard, [VerifierKey.parse(vkey)])[0]
+    except NoteError:
+        return []  # a key that is missing or malformed is a finding of its own
 
 
 def _reconciliation_json(found: Reconciliation) -> dict[str, Any]:

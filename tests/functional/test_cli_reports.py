@@ -170,6 +170,15 @@ def test_a_period_without_records_is_not_complete(kept):
     assert kept("audit", "report", "completeness", *until, code=1).json["complete"] is False
 
 
+def test_a_log_that_is_shorter_than_a_kept_checkpoint_is_damaged(kept, tmp_path):
+    shutil.copytree(kept.state.root, tmp_path / "state")
+    operator = type(kept)(tmp_path)
+    segment = next(operator.state.log("data-0").glob("*.seg"))
+    segment.write_bytes(segment.read_bytes()[:-40])
+    said = operator("audit", "report", "completeness", code=3).err
+    assert "records long" in said
+
+
 def test_both_agree(reconcile):
     said = reconcile(AGREED, "--endpoint", "anthropic")
     assert said.out.endswith("Both agree.\n")

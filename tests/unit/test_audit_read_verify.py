@@ -506,3 +506,57 @@ def test_a_log_under_load_verifies_while_it_is_written(tmp_path):
         stop.set()
         thread.join()
     assert sizes == sorted(sizes)
+
+
+# What lies after the last whole batch
+
+
+def settled(log_dir, patience_s=0.3):
+    reader = LogReader(log_dir)
+    end = None
+    for batch in reader.batches():
+        end = batch.end
+    reader.check_settled(end, patience_s)
+
+
+@pytest.mark.usefixtures("state")
+def test_a_log_that_ends_with_a_checkpoint_or_a_bare_head_is_settled(log_dir):
+    settled(log_dir)
+    last = max(log_dir.glob("*.seg"))
+    data = last.read_bytes()
+    _, opened = read_opening(data)
+    last.write_bytes(data[:opened])  # a segment that was begun, and no more
+    settled(log_dir)
+
+
+@pytest.mark.usefixtures("state")
+def test_what_stays_behind_the_last_checkpoint_is_damage(log_dir):
+    last = max(log_dir.glob("*.seg"))
+    whole = last.read_bytes()
+    last.write_bytes(whole + frame(RECORD, b"{}"))
+    with pytest.raises(LogCorrupt, match="after the last checkpoint"):
+        settled(log_dir)
+    last.write_bytes(whole[:20] + b"\xff" + whole[21:])
+    with pytest.raises(LogCorrupt, match="after the last checkpoint"):
+        settled(log_dir)
+
+
+def test_a_log_that_is_written_all_the_time_is_not_taken_for_damaged(tmp_path):
+    """There are always bytes after the checkpoint that was read last; they are soon covered."""
+    stop = threading.Event()
+    with start(tmp_path / "log") as log:
+
+        def write():
+            number = 0
+            while not stop.is_set():
+                log.append_sync(denied(number))
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(20):
+                settled(tmp_path / "log", patience_s=5)
+        finally:
+            stop.set()
+            writer.join()
