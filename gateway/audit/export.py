@@ -18,10 +18,11 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -58,7 +59,7 @@ class Found(NamedTuple):
     intent: Json | None
 
 
-class _Heads:
+class _Grown:
     """The tree of one log as it is read, in tiles, and the last checkpoint over it."""
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ def found_in(
     logs: Mapping[str, Log],
     query: Query,
     progress: Progress = lambda _done, _all: None,
-    heads: dict[str, _Heads] | None = None,
+    heads: dict[str, _Grown] | None = None,
 ) -> Iterator[Found]:
     """Every matching record, log by log, in order.
 
@@ -105,7 +106,7 @@ def found_in(
     for shard, log in logs.items():
         running: dict[int, Json] = {}
         sizes = {path.name: path.stat().st_size for path in files[shard]}
-        tree = _Heads()
+        tree = _Grown()
         end: Position | None = None
         for batch in LogReader(log.directory).batches():
             for entry in batch.entries:
@@ -154,10 +155,10 @@ def write_bundle(
         LogCorrupt: a log is damaged, or is not what its key signed.
         OSError: something cannot be read or written.
     """
-    heads: dict[str, _Heads] = {}
+    heads: dict[str, _Grown] = {}
     places: list[tuple[str, int]] = []
     digests: dict[str, str] = {}
-    with _digesting(directory / "records.ndjson", digests) as write:
+    with _written(directory, "records.ndjson", digests) as write:
         for found in found_in(logs, query, progress, heads):
             write(found.raw + b"\n")
             places.append((found.shard, found.seq))
@@ -170,7 +171,7 @@ def write_bundle(
             raise LogCorrupt("", 0, head.size, f"{shard}: {error}") from error
         if (checkpoint.size, checkpoint.root) != (head.size, head.subtree(0, head.size)):
             raise LogCorrupt("", 0, head.size, f"{shard}: the records do not give the signed root")
-        with _digesting(directory / "checkpoints" / shard, digests) as write:
+        with _written(directory, f"checkpoints/{shard}", digests) as write:
             write(head.note)
         mine = [seq for name, seq in places if name == shard]
         told[shard] = {
@@ -182,7 +183,7 @@ def write_bundle(
             "contiguous": bool(mine) and mine[-1] - mine[0] + 1 == len(mine),
         }
     subtrees = {shard: head.subtree for shard, head in heads.items()}
-    with _digesting(directory / "proofs.ndjson", digests) as write:
+    with _written(directory, "proofs.ndjson", digests) as write:
         for shard, seq in places:
             path = inclusion_path(subtrees[shard], seq, heads[shard].size)
             proof = {"log": shard, "index": seq, "path": [node.hex() for node in path]}
@@ -203,36 +204,26 @@ def write_bundle(
         "sha256": dict(sorted(digests.items())),
     }
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    with _digesting(directory / MANIFEST, {}) as write:
+    with _written(directory, MANIFEST, {}) as write:
         write(encoded + b"\n")
     return manifest
 
 
-class _digesting:  # noqa: N801 - used as a statement
-    """A file that is written once, and its digest when it is closed."""
-
-    def __init__(self, path: Path, digests: dict[str, str]) -> None:
-        self._path, self._digests = path, digests
-        self._digest = sha256()
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> Callable[[bytes], None]:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        file = os.fdopen(descriptor, "wb")
-        self._file = file
+@contextmanager
+def _written(
+    directory: Path, name: str, digests: dict[str, str]
+) -> Iterator[Callable[[bytes], object]]:
+    """Write a new file of a bundle, this user's alone; its digest is kept when it is whole."""
+    digest = sha256()
+    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
 
         def write(data: bytes) -> None:
-            self._digest.update(data)
+            digest.update(data)
             file.write(data)
 
-        return write
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        inside = self._path.parent.name == "checkpoints"
-        name = f"checkpoints/{self._path.name}" if inside else self._path.name
-        self._digests[name] = self._digest.hexdigest()
+        yield write
+    digests[name] = digest.hexdigest()
 
 
 # Tables
