@@ -43,15 +43,17 @@ def listener_of(listen: str, *, behind_proxy: bool) -> Listener:
 
 
 def bound(listener: Listener) -> socket.socket:
-    """Its socket."""
+    """Its socket, which takes connections from now on: who is told of it may come at once."""
     try:
-        return bind(listener)
+        held = bind(listener)
+        held.listen()
     except OSError as error:
         fail(
             f"{listener.listen}: {error.strerror}",
             "choose another by --listen",
             code=EXIT_UNAVAILABLE,
         )
+    return held
 
 
 def serve_until_stopped(
