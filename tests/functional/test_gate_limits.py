@@ -215,7 +215,7 @@ async def test_k52_k53_k54_reservations_conserve_through_every_ending(gate: Gate
 async def alarmed(gate: Gate, name: str) -> None:
     """Wait until the metrics show an alarm."""
     async with aiohttp.ClientSession() as session:
-        for _ in range(100):
+        for _ in range(400):
             async with session.get(f"{gate.ops_url}/metrics") as response:
                 if f'sluicegate_alarms_total{{name="{name}"' in await response.text():
                     return
@@ -241,13 +241,13 @@ async def test_k51_without_valkey_restricted_models_are_denied_fast_and_recover(
         print(f"\nValkey {outage}: p50 {took[30] * 1000:.1f} ms, max {took[-1] * 1000:.1f} ms")
         # Ten times the deadline and more: a machine that is busy with other things is no failure, a
         # store that is waited for is.
-        assert took[-1] < 5
-        assert took[30] < 1
+        assert took[-1] < 20
+        assert took[30] < 2
         # Set to allow, the operator's choice for unrestricted models holds, and for them alone.
         assert (await caller.call(OPEN))[0] == 200
         await alarmed(gate, "limiter_unavailable")
         valkey.start() if outage == "killed" else valkey.resume()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         in_a_row = 0
         while in_a_row < 20:  # in every worker
             in_a_row = in_a_row + 1 if (await caller.call())[0] == 200 else 0
