@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.audit.index import Index, IndexDamaged, Log
-from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint, signature_lines
+from gateway.audit.note import NoteError, VerifierKey, signature_lines
 from gateway.audit.read import LogReader
 from gateway.audit.search import Query, Search
 from gateway.audit.segments import LogCorrupt, segment_files
+from gateway.cli.kept import kept_checkpoints
 from gateway.cli.shards import explained, shards_of
 from gateway.cli.terminal import DIR, EXIT_NO, AsJson, Directory, say, show_json
 from gateway.state import StateDirectory
@@ -103,11 +104,14 @@ def _logs(state: StateDirectory) -> Iterator[Check]:
         except (NoteError, LogCorrupt) as error:
             yield Check(what, Verdict.BAD, str(error), "sluicegate audit verify")
             continue
-        kept = _size(state.head(shard), key)
+        checkpoints, wrong = kept_checkpoints(state, shard, [key])
+        kept = max((checkpoint.size for checkpoint in checkpoints), default=0)
         files = segment_files(state.log(shard))
         stored = sum(path.stat().st_size for path in files)
         said = f"{head.size:,} records, {stored / 1e6:,.1f} MB in {len(files)} segments"
-        if kept > head.size:
+        if wrong:
+            yield Check(what, Verdict.BAD, wrong[0], "sluicegate audit verify")
+        elif kept > head.size:
             yield Check(
                 what,
                 Verdict.BAD,
@@ -195,10 +199,3 @@ def _room(state: StateDirectory) -> Check:
     if free < _LITTLE_ROOM:
         return Check("disk", Verdict.NOTE, said, "make room before the log needs it")
     return Check("disk", Verdict.OK, said)
-
-
-def _size(path: Path, key: VerifierKey) -> int:
-    try:
-        return parse_checkpoint(path.read_bytes(), [key]).size
-    except (FileNotFoundError, NoteError):
-        return 0
