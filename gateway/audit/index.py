@@ -50,7 +50,7 @@ COUNTED: Final = (
     "status",
 )
 """The dimensions whose values are counted by hour and effect."""
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _CHUNK: Final = 10_000
 """Records a transaction."""
 _CACHE_KIB: Final = 64 * 1024

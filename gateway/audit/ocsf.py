@@ -37,11 +37,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _OTHER = 99
 
-_BASE, _FINDING, _ENTITY, _PRIVILEGES = 0, 2004, 3004, 3005
+_BASE, _FINDING, _INCIDENT = 0, 2004, 2005
+_AUTHENTICATION, _ENTITY, _PRIVILEGES = 3002, 3004, 3005
 _LIFECYCLE, _API, _ERROR = 6002, 6003, 6008
 _CLASSES: Mapping[int, tuple[str, str]] = {
     _BASE: ("Base Event", "Uncategorized"),
     _FINDING: ("Detection Finding", "Findings"),
+    _INCIDENT: ("Incident Finding", "Findings"),
+    _AUTHENTICATION: ("Authentication", "Identity & Access Management"),
     _ENTITY: ("Entity Management", "Identity & Access Management"),
     _PRIVILEGES: ("User Access Management", "Identity & Access Management"),
     _LIFECYCLE: ("Application Lifecycle", "Application Activity"),
@@ -96,6 +99,7 @@ _START: Coded = (3, "Start")
 _STOP: Coded = (4, "Stop")
 _GENERAL_ERROR: Coded = (1, "General Error")
 _UPDATE: Coded = (3, "Update")
+_READ: Coded = (2, "Read")
 _ACTIVATE: Coded = (10, "Activate")
 _ASSIGN: Coded = (1, "Assign Privileges")
 _REVOKE: Coded = (2, "Revoke Privileges")
@@ -571,6 +575,64 @@ def _author(source: _Source) -> Json:
     return _present(actor=_present(user=_present(name=source.take("actor"))))
 
 
+# Staff: who signed in, what they read, what they settled
+
+
+def _staff(activity: Coded, status: Coded, message: str) -> _Mapping:
+    def mapped(source: _Source, _: _Source) -> Json:
+        member = source.take("member") or source.take("actor")
+        return {
+            **_activity(_AUTHENTICATION, activity, _INFORMATIONAL, message),
+            **_coded("status", status),
+            **_present(status_detail=source.take("reason")),
+            "user": _present(uid=member) or {"name": _NOTHING_KNOWN},
+            "service": {"name": "console"},
+            **_present(session=_present(uid=source.take("session"))),
+            **_author(source),
+        }
+
+    return mapped
+
+
+def _read(activity: Coded, severity: Coded, message: str) -> _Mapping:
+    """What a member of the staff did with the record itself."""
+
+    def mapped(source: _Source, _: _Source) -> Json:
+        return {
+            **_activity(_API, activity, severity, message),
+            **_coded("status", _SUCCESS),
+            **_present(status_detail=source.take("reason")),
+            "api": {"operation": source.record["type"]},
+            "src_endpoint": {"name": _NOTHING_KNOWN},
+            "actor": {"user": _present(uid=source.take("actor")) or {"name": _NOTHING_KNOWN}},
+        }
+
+    return mapped
+
+
+def _case(activity: Coded, status: Coded, message: str) -> _Mapping:
+    def mapped(source: _Source, _: _Source) -> Json:
+        uid = source.take("case")
+        info = {"uid": uid or source.uid, "title": "Case", **_present(desc=source.take("reason"))}
+        return {
+            **_activity(_INCIDENT, activity, _MEDIUM, message),
+            **_coded("status", status),
+            "finding_info_list": [info],
+            "assignee": _present(uid=source.take("actor")) or {"name": _NOTHING_KNOWN},
+        }
+
+    return mapped
+
+
+def _approval(activity: Coded, status: Coded, message: str) -> _Mapping:
+    def mapped(source: _Source, _: _Source) -> Json:
+        shown = _activity(_ENTITY, activity, _INFORMATIONAL, message)
+        managed = _managed(source, shown, "approval", source.take("approval"))
+        return {**managed, **_coded("status", status)}
+
+    return mapped
+
+
 # The gateway and its log
 
 
@@ -620,6 +682,23 @@ _MAPPINGS: Mapping[str, _Mapping] = {
     "policy.rejected": _policy_rejected,
     "policy.engine_error": _engine_error,
     "config.changed": _config_changed,
+    "staff.link_made": _staff((_OTHER, "link made"), _SUCCESS, "A sign-in link was made."),
+    "staff.signed_in": _staff((1, "Logon"), _SUCCESS, "A member of the staff signed in."),
+    "staff.signed_out": _staff((2, "Logoff"), _SUCCESS, "A member of the staff signed out."),
+    "staff.refused": _staff((_OTHER, "refused"), _FAILURE, "A role did not allow an act."),
+    "review.searched": _read(_READ, _INFORMATIONAL, "The record was searched."),
+    "review.viewed": _read(_READ, _INFORMATIONAL, "The record was read."),
+    "review.exported": _read(_READ, _LOW, "Records were exported."),
+    "review.assigned": _read(_UPDATE, _INFORMATIONAL, "A reviewer took calls or gave them back."),
+    "review.noted": _read(_UPDATE, _INFORMATIONAL, "A reviewer wrote a note."),
+    "review.resolved": _read(_UPDATE, _INFORMATIONAL, "A reviewer settled calls."),
+    "case.opened": _case(_CREATE, _NEW, "A case was opened."),
+    "case.extended": _case((2, "Update"), (2, "In Progress"), "A case grew."),
+    "case.closed": _case((3, "Close"), (5, "Closed"), "A case was closed."),
+    "approval.requested": _approval(_CREATE, _PENDING, "An act waits for approval."),
+    "approval.given": _approval(_UPDATE, _SUCCESS, "An act was approved."),
+    "approval.refused": _approval(_UPDATE, _FAILURE, "An act was refused."),
+    "content.revealed": _read(_READ, _MEDIUM, "Sealed content was opened."),
     "log.opened": _log_opened,
     "log.recovered": _log_recovered,
     "log.closed": _log_closed,

@@ -22,7 +22,14 @@ __all__ = [
     "AccessOutcome",
     "AccessRefusedSummary",
     "AnyRecord",
+    "ApprovalGiven",
+    "ApprovalRefused",
+    "ApprovalRequested",
+    "CaseClosed",
+    "CaseExtended",
+    "CaseOpened",
     "ConfigChanged",
+    "ContentRevealed",
     "DecisionRef",
     "FactsRef",
     "Gateway",
@@ -41,7 +48,18 @@ __all__ = [
     "RegistryTampered",
     "RequestRef",
     "ResponseRef",
+    "ReviewAssigned",
+    "ReviewExported",
+    "ReviewNoted",
+    "ReviewResolved",
+    "ReviewSearched",
+    "ReviewViewed",
     "SourceRef",
+    "Span",
+    "StaffLinkMade",
+    "StaffRefused",
+    "StaffSignedIn",
+    "StaffSignedOut",
     "SubjectRef",
     "Tokens",
     "UpstreamRef",
@@ -280,7 +298,8 @@ class AccessRefusedSummary(Record, frozen=True, kw_only=True, tag="access.refuse
 
 class RegistryChanged(_Explained, frozen=True, kw_only=True, tag="registry.changed"):
     """A privileged row was made, changed or ended. Digests are of the canonical row; ``fields``
-    names what differs and ``tiers`` holds the levels after the change."""
+    names what differs and ``tiers`` holds the levels after the change. ``facts`` are the row after
+    it, sealed under the key of the member ``sealed_for``, or the registry's where that is empty."""
 
     kind: str
     id: str
@@ -291,6 +310,8 @@ class RegistryChanged(_Explained, frozen=True, kw_only=True, tag="registry.chang
     digest_after: str = ""
     fields: tuple[str, ...] = ()
     tiers: dict[str, int] = {}
+    sealed_for: str = ""
+    facts: FactsRef | None = None
 
 
 class RegistryTampered(Record, frozen=True, kw_only=True, tag="registry.tampered"):
@@ -340,6 +361,164 @@ class ConfigChanged(_Explained, frozen=True, kw_only=True, tag="config.changed")
     actor: str = ""
 
 
+class Span(_Part, frozen=True, kw_only=True):
+    """One caller's calls of a time: what a reviewer takes, notes, resolves or escalates.
+
+    ``since`` and ``until`` are the clocks (``hlc``) of the first and the last of them. Findings
+    that are nobody's call have no subject; their record's type stands in ``credential``.
+    """
+
+    subject: str
+    credential: str
+    since: str
+    until: str
+
+
+class StaffLinkMade(_Explained, frozen=True, kw_only=True, tag="staff.link_made"):
+    """A link that signs a member in once was made for him."""
+
+    actor: str
+    member: str
+    expires_at: str
+
+
+class StaffSignedIn(Record, frozen=True, kw_only=True, tag="staff.signed_in"):
+    """A session began; ``session`` is a digest by which its other records are known."""
+
+    actor: str
+    session: str
+    roles: tuple[str, ...] = ()
+
+
+class StaffSignedOut(Record, frozen=True, kw_only=True, tag="staff.signed_out"):
+    """A session ended by the member's own wish."""
+
+    actor: str
+    session: str
+
+
+class StaffRefused(_Explained, frozen=True, kw_only=True, tag="staff.refused"):
+    """A member asked for what his roles do not allow; nothing was done."""
+
+    actor: str
+    action: str
+
+
+class ReviewSearched(Record, frozen=True, kw_only=True, tag="review.searched"):
+    """The record was searched; ``query`` as typed, ``hits`` as shown."""
+
+    actor: str
+    query: str
+    hits: int
+
+
+class ReviewViewed(Record, frozen=True, kw_only=True, tag="review.viewed"):
+    """A record, a run of calls or a case was read; ``ref`` says which."""
+
+    actor: str
+    what: str
+    ref: str
+
+
+class ReviewExported(Record, frozen=True, kw_only=True, tag="review.exported"):
+    """Records were taken along."""
+
+    actor: str
+    query: str
+    form: str
+    records: int
+    sha256: str = ""
+
+
+class ReviewAssigned(Record, frozen=True, kw_only=True, tag="review.assigned"):
+    """Somebody looks at it; an empty ``to`` gives it back."""
+
+    actor: str
+    span: Span
+    to: str = ""
+
+
+class ReviewNoted(_Explained, frozen=True, kw_only=True, tag="review.noted"):
+    """A note."""
+
+    actor: str
+    span: Span
+
+
+class ReviewResolved(_Explained, frozen=True, kw_only=True, tag="review.resolved"):
+    """It was looked at, and this is what it was."""
+
+    actor: str
+    span: Span
+    code: str
+
+
+class CaseOpened(_Explained, frozen=True, kw_only=True, tag="case.opened"):
+    """Something is looked into more closely."""
+
+    actor: str
+    case: str
+    span: Span
+
+
+class CaseExtended(_Explained, frozen=True, kw_only=True, tag="case.extended"):
+    """More belongs to a case."""
+
+    actor: str
+    case: str
+    span: Span
+
+
+class CaseClosed(_Explained, frozen=True, kw_only=True, tag="case.closed"):
+    """A case ended; whoever it was about may now see what was opened of his."""
+
+    actor: str
+    case: str
+    code: str
+
+
+class ApprovalRequested(_Explained, frozen=True, kw_only=True, tag="approval.requested"):
+    """An act waits for others. ``digest`` is the SHA-256 of ``shown``, what they are asked to
+    approve; ``eligible`` are those who held one of ``roles`` at this moment, without the author."""
+
+    actor: str
+    approval: str
+    act: str
+    digest: str
+    roles: tuple[str, ...]
+    needed: int
+    eligible: tuple[str, ...]
+    expires_at: str
+    shown: str
+
+
+class ApprovalGiven(Record, frozen=True, kw_only=True, tag="approval.given"):
+    """One more approves what has this digest; ``lasts_until`` is how long it can then be used."""
+
+    actor: str
+    approval: str
+    digest: str
+    lasts_until: str = ""
+
+
+class ApprovalRefused(_Explained, frozen=True, kw_only=True, tag="approval.refused"):
+    """One refuses, and so the act is refused."""
+
+    actor: str
+    approval: str
+
+
+class ContentRevealed(_Explained, frozen=True, kw_only=True, tag="content.revealed"):
+    """Sealed content is about to be shown: written before anyone sees it."""
+
+    actor: str
+    approval: str
+    case: str
+    record: str
+    part: str
+    member: str
+
+
 class LogOpened(Record, frozen=True, kw_only=True, tag="log.opened"):
     """A process began to write. ``clean`` says that the one before it ended with a close."""
 
@@ -381,6 +560,23 @@ AnyRecord = (
     | PolicyRejected
     | PolicyEngineError
     | ConfigChanged
+    | StaffLinkMade
+    | StaffSignedIn
+    | StaffSignedOut
+    | StaffRefused
+    | ReviewSearched
+    | ReviewViewed
+    | ReviewExported
+    | ReviewAssigned
+    | ReviewNoted
+    | ReviewResolved
+    | CaseOpened
+    | CaseExtended
+    | CaseClosed
+    | ApprovalRequested
+    | ApprovalGiven
+    | ApprovalRefused
+    | ContentRevealed
     | LogOpened
     | LogRecovered
     | LogClosed

@@ -7,6 +7,7 @@ searching by text: each string of the record, and the pieces of it that letters 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -14,8 +15,10 @@ from typing import Any
 
 __all__ = [
     "DIMENSIONS",
+    "LOTS",
     "Json",
     "Term",
+    "draw_of",
     "effect_of",
     "names_of",
     "terms_of",
@@ -51,9 +54,14 @@ DIMENSIONS = {
     "revision": "policy revision",
     "actor": "who made a change",
     "entity": "what was changed, as member:red-1",
+    "case": "what reviewers look into together",
+    "review": "asked, where the policy wants a call to be looked at",
+    "drawn": "a fair draw of the calls that were let through: 1in10, 1in100, 1in1000",
 }
 """Every dimension, and what its values are."""
 
+LOTS = {"1in10": 0.1, "1in100": 0.01, "1in1000": 0.001}
+"""How large a part of the calls each lot holds."""
 _INHERITED = frozenset(
     "subject organisation tier credential engagement source wire model authorised endpoint".split()
 )
@@ -97,6 +105,13 @@ def effect_of(record: Json) -> str:
 def names_of(record: Json) -> list[str]:
     """The request id and the decision id."""
     return [record[name] for name in ("request_id", "decision_id") if record.get(name)]
+
+
+def draw_of(record: Json) -> float:
+    """A call's lot, from 0 to 1: of its request id, which the gateway draws and no caller chooses,
+    so that everyone who samples alike takes the same calls, and nobody can stay out of a sample."""
+    digest = hashlib.sha256(b"sluicegate sample\0" + str(record["request_id"]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / (1 << 64)
 
 
 def words_of(record: Json) -> set[str]:
@@ -146,6 +161,12 @@ def _own(record: Json) -> Iterator[Term]:
     yield "revision", decision.get("revision", "") or record.get("revision", "")
     if kind.startswith("access."):
         yield "reason", record.get("reason", "")
+    yield "review", "asked" if decision.get("review") else ""
+    if kind == "access.intent":
+        draw = draw_of(record)
+        yield from (("drawn", lot) for lot, share in LOTS.items() if draw < share)
+    yield "subject", record.get("span", {}).get("subject", "") or record.get("member", "")
+    yield "case", record.get("case", "")
     yield "actor", record.get("actor", "")
     if kind.startswith("registry."):
         yield "entity", f"{record['kind']}:{record['id']}"

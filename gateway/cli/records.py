@@ -224,6 +224,22 @@ def _refused(record: Json) -> Told:
     return Told("anonymous", "", f"in {record['window_s']} s", counts)
 
 
+def _signed(record: Json) -> Told:
+    what = record["type"].rpartition(".")[2].replace("_", " ")
+    about = record.get("member", "") or record.get("action", "")
+    return Told(record["actor"], about, what, record.get("reason", ""))
+
+
+def _reviewed(record: Json) -> Told:
+    span = record.get("span", {})
+    about = record.get("ref", "") or record.get("query", "") or record.get("record", "")
+    about = about or record.get("case", "") or record.get("approval", "")
+    settled = record.get("code", "") or record.get("to", "") or record.get("act", "")
+    why = "; ".join(part for part in (span.get("subject", ""), record.get("reason", "")) if part)
+    what = record["type"].rpartition(".")[2].replace("_", " ")
+    return Told(record["actor"], about, f"{what} {settled}".rstrip(), why)
+
+
 def _opened(record: Json) -> Told:
     return Told("", f"{record['size']} records", "clean" if record["clean"] else "UNCLEAN")
 
@@ -251,6 +267,23 @@ _READERS: Mapping[str, Callable[[Json], Told]] = {
     "policy.activated": _activated,
     "policy.rejected": _rejected,
     "policy.engine_error": _engine,
+    "staff.link_made": _signed,
+    "staff.signed_in": _signed,
+    "staff.signed_out": _signed,
+    "staff.refused": _signed,
+    "review.searched": _reviewed,
+    "review.viewed": _reviewed,
+    "review.exported": _reviewed,
+    "review.assigned": _reviewed,
+    "review.noted": _reviewed,
+    "review.resolved": _reviewed,
+    "case.opened": _reviewed,
+    "case.extended": _reviewed,
+    "case.closed": _reviewed,
+    "approval.requested": _reviewed,
+    "approval.given": _reviewed,
+    "approval.refused": _reviewed,
+    "content.revealed": _reviewed,
     "log.opened": _opened,
     "log.closed": _running,
     "log.heartbeat": _running,

@@ -49,6 +49,9 @@ def example(kind: type[r.Record]) -> r.Record:
         "tiers": {"cyber": 3},
         "clock": "ok",
         "gateway": r.Gateway(node="n"),
+        "span": r.Span(subject="red", credential="red-1", since="1", until="2"),
+        "roles": ("reviewer",),
+        "eligible": ("ann",),
     }
     values = {}
     for field in msgspec.structs.fields(kind):
