@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from gateway.core.clock import parse_timestamp
 from gateway.core.entities import Credential, Entity, Issuer, Member, Organisation
 from gateway.core.facts import Label, Wire
+from gateway.core.staff import conflict_of
 from gateway.registry.findings import Recorded
 from gateway.registry.rows import TYPES, Kind, body_of
 from gateway.registry.snapshot import Snapshot
@@ -34,6 +35,8 @@ __all__ = [
     "restated",
 ]
 
+MAX_ROW_BYTES = 64 * 1024
+"""Of a row as it is stored: it is sealed beside its record, and a frame has a bound."""
 MAX_ISSUER_ID = 31
 """An issuer's id and 32 hex digits make a token's credential id, which is a label."""
 
@@ -154,6 +157,7 @@ def apply(snapshot: Snapshot, change: Change) -> Applied:
             after, verb = _moved(before, change), change.verb
     if before == after:
         raise ChangeRefused(f"The {change.kind} '{after.id}' is so already.", "Nothing to do.")
+    _check_size(after)
     _check_instants(after)
     _check_scopes(after)
     _check_relations(snapshot, before, after)
@@ -339,6 +343,15 @@ def _converted(kind: Kind, fields: dict[str, Any]) -> Entity:
     return entity
 
 
+def _check_size(entity: Entity) -> None:
+    size = len(body_of(entity).encode())
+    if size > MAX_ROW_BYTES:
+        raise ChangeRefused(
+            f"The row would have {size} bytes; at most {MAX_ROW_BYTES} are kept.",
+            "Shorten its lists.",
+        )
+
+
 def _check_instants(entity: Entity) -> None:
     """Timestamps match their pattern by now; they must also be dates."""
     stamps: list[str | None] = []
@@ -392,6 +405,12 @@ def _check_relations(snapshot: Snapshot, before: Entity | None, after: Entity) -
 
 
 def _check_member(snapshot: Snapshot, before: Entity | None, after: Member) -> None:
+    clash = conflict_of(after.roles)
+    if clash is not None:
+        raise ChangeRefused(
+            f"Nobody is {clash[0]} and {clash[1]} at once (separation of duty).",
+            "Give one of the roles to another person.",
+        )
     if before is None:
         _check_organisation(snapshot, after.organisation)
     if after.external_id is None:
