@@ -34,6 +34,7 @@ __all__ = [
     "Index",
     "IndexDamaged",
     "Log",
+    "Progress",
     "Unanswerable",
     "damaged_if_unreadable",
 ]

@@ -20,9 +20,9 @@ from gateway.audit.note import NoteError, VerifierKey, signature_lines
 from gateway.audit.read import LogReader
 from gateway.audit.search import Query, Search
 from gateway.audit.segments import LogCorrupt, segment_files
-from gateway.cli.kept import kept_checkpoints
 from gateway.cli.shards import explained, shards_of
-from gateway.cli.terminal import DIR, EXIT_NO, AsJson, Directory, say, show_json
+from gateway.cli.terminal import DIR, EXIT_NO, AsJson, Directory, say, show_json, warn
+from gateway.control.kept import kept_checkpoints
 from gateway.state import StateDirectory
 
 __all__ = ["doctor"]
@@ -104,7 +104,7 @@ def _logs(state: StateDirectory) -> Iterator[Check]:
         except (NoteError, LogCorrupt) as error:
             yield Check(what, Verdict.BAD, str(error), "sluicegate audit verify")
             continue
-        checkpoints, wrong = kept_checkpoints(state, shard, [key])
+        checkpoints, wrong = kept_checkpoints(state, shard, [key], warn)
         kept = max((checkpoint.size for checkpoint in checkpoints), default=0)
         files = segment_files(state.log(shard))
         stored = sum(path.stat().st_size for path in files)

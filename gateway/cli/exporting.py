@@ -28,7 +28,7 @@ from gateway.audit.verify_export import ExportReport, verify_export
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
 from gateway.cli.records import safe
-from gateway.cli.search import Typed, logs_of, query_of
+from gateway.cli.search import Typed, query_of
 from gateway.cli.shards import explained
 from gateway.cli.terminal import (
     DIR,
@@ -40,7 +40,9 @@ from gateway.cli.terminal import (
     fail,
     say,
     show_json,
+    warn,
 )
+from gateway.control.record import logs_of
 from gateway.core.clock import rfc3339_ns
 from gateway.state import StateDirectory
 
@@ -97,7 +99,7 @@ def export(
             code=EXIT_USAGE,
         )
     with explained():
-        logs = logs_of(state)
+        logs = logs_of(state, warn)
         if form is Format.BUNDLE and output is not None:
             with _arriving(output) as partial, progress("reading the logs") as tell:
                 partial.mkdir(mode=0o700)

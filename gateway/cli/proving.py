@@ -17,7 +17,6 @@ from gateway.audit.note import NoteError, VerifierKey
 from gateway.audit.proof import check_proof
 from gateway.audit.read import LogReader
 from gateway.audit.verify import OK, Report, only_one, parse_vkey, verify_directory
-from gateway.cli.kept import kept_checkpoints
 from gateway.cli.shards import at, explained, shards_of
 from gateway.cli.terminal import (
     DIR,
@@ -29,7 +28,9 @@ from gateway.cli.terminal import (
     fail,
     say,
     show_json,
+    warn,
 )
+from gateway.control.kept import kept_checkpoints
 from gateway.core.clock import timestamp
 from gateway.state import StateDirectory
 
@@ -135,7 +136,7 @@ def _kept(
     names = {*keys, *(path.name for path in (state.root / "heads").glob("*"))}
     names |= {path.name for path in (state.root / "cosigned").glob("[!.]*")}
     for shard in sorted(names):
-        good, bad = kept_checkpoints(state, shard, keys.get(shard, []))
+        good, bad = kept_checkpoints(state, shard, keys.get(shard, []), warn)
         notes += [checkpoint.note for checkpoint in good]
         wrong += bad
         for checkpoint in good:

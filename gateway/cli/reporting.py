@@ -24,7 +24,6 @@ from gateway.audit.read import Entry, Position
 from gateway.audit.reconcile import Finding, Kind, Reconciliation, call_of, reconciled
 from gateway.audit.records import AccessIntent, AccessOutcome
 from gateway.audit.segments import segment_files
-from gateway.cli.kept import kept_checkpoints
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
 from gateway.cli.records import safe
@@ -41,7 +40,9 @@ from gateway.cli.terminal import (
     say,
     show_json,
     table,
+    warn,
 )
+from gateway.control.kept import kept_checkpoints
 from gateway.core.clock import rfc3339_ns
 from gateway.settings import Audit, ConfigurationError, load
 from gateway.state import StateDirectory
@@ -208,7 +209,7 @@ def _logs(
 def _kept(state: StateDirectory, shard: str, vkey: str) -> list[Checkpoint]:
     """What is kept of a log outside it; what is wrong with that is told by `audit verify`."""
     try:
-        return kept_checkpoints(state, shard, [VerifierKey.parse(vkey)])[0]
+        return kept_checkpoints(state, shard, [VerifierKey.parse(vkey)], warn)[0]
     except NoteError:
         return []  # a key that is missing or malformed is a finding of its own
 

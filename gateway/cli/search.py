@@ -5,27 +5,22 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from gateway.audit.index import COUNTED, Index, IndexDamaged, Log
-from gateway.audit.note import NoteError, VerifierKey
+from gateway.audit.index import COUNTED, Index, Log
 from gateway.audit.search import MAX_NS, Count, Hit, Query, Search
 from gateway.audit.terms import DIMENSIONS
-from gateway.cli.kept import kept_checkpoints
 from gateway.cli.period import Since, Until
 from gateway.cli.progress import progress
 from gateway.cli.records import Lines
-from gateway.cli.shards import explained, shards_of
+from gateway.cli.shards import explained
 from gateway.cli.terminal import (
     DIR,
     EXIT_NO,
-    EXIT_UNAVAILABLE,
     EXIT_USAGE,
     AsJson,
     Directory,
@@ -35,9 +30,10 @@ from gateway.cli.terminal import (
     table,
     warn,
 )
+from gateway.control.record import consult, forget_index, index_of, logs_of
 from gateway.state import StateDirectory
 
-__all__ = ["Typed", "asked", "logs_of", "query_of", "rebuild_index", "search", "with_index"]
+__all__ = ["Typed", "asked", "query_of", "rebuild_index", "search", "with_index"]
 
 Answer = TypeVar("Answer")
 Typed = Annotated[
@@ -112,10 +108,10 @@ def rebuild_index(directory: Directory = DIR, json: AsJson = False) -> None:
     """Make the index anew, from the logs alone."""
     state = StateDirectory(Path(directory))
     with explained():
-        logs = logs_of(state)
+        logs = logs_of(state, warn)
         begun = time.monotonic()
-        _forget(state)
-        with _opened(state, logs) as index:
+        forget_index(state)
+        with progress("reading the logs") as tell, index_of(state, logs, tell) as index:
             sizes = index.sizes()
         seconds = time.monotonic() - begun
         size = state.index.stat().st_size
@@ -150,78 +146,8 @@ def with_index(
     state: StateDirectory, question: Callable[[Index, dict[str, Log]], Answer]
 ) -> Answer:
     """The answer of an index that is up to date; one that is damaged is made anew, once."""
-    with explained():
-        logs = logs_of(state)
-        try:
-            with _opened(state, logs) as index:
-                return question(index, logs)
-        except IndexDamaged as error:
-            warn(f"{error}; the index is made anew from the logs")
-            logs = _remembered(state, logs)
-            _forget(state)
-        try:
-            with _opened(state, logs) as index:
-                return question(index, logs)
-        except IndexDamaged as error:
-            fail(
-                f"{error}, though the index was just made",
-                "see `sluicegate audit verify`",
-                code=EXIT_UNAVAILABLE,
-            )
-
-
-def logs_of(state: StateDirectory) -> dict[str, Log]:
-    """All logs with their public keys, as they lie beside them."""
-    logs, keys = {}, state.vkeys()
-    for shard in shards_of(state):
-        try:
-            key = VerifierKey.parse(keys[shard])
-            kept, wrong = kept_checkpoints(state, shard, [key])
-        except KeyError:
-            fail(
-                f"there is no public key of {shard} in {state.root / 'vkeys'}",
-                "put back the copy that you keep elsewhere",
-                code=EXIT_UNAVAILABLE,
-            )
-        except NoteError as error:
-            fail(f"{state.vkey(shard)}: {error}", code=EXIT_UNAVAILABLE)
-        if wrong:
-            fail(wrong[0], "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
-        logs[shard] = Log(state.log(shard), [key], kept)
-    return logs
-
-
-def _remembered(state: StateDirectory, logs: dict[str, Log]) -> dict[str, Log]:
-    """The logs, and what a damaged index says that their keys signed: an index that does not fit
-    because a log was cut back is a witness, and is not thrown away unheard."""
-    try:
-        index = Index(state.index, logs)
-    except IndexDamaged:
-        return logs
-    with closing(index):
-        heads = index.signed_heads()
-    return {
-        shard: replace(log, kept=[*log.kept, *([heads[shard]] if shard in heads else [])])
-        for shard, log in logs.items()
-    }
-
-
-@contextmanager
-def _opened(state: StateDirectory, logs: dict[str, Log]) -> Iterator[Index]:
-    """The index, up to date."""
-    index = Index(state.index, logs)
-    try:
-        with progress("reading the logs") as tell:
-            index.catch_up(tell)
-        yield index
-    finally:
-        index.close()
-
-
-def _forget(state: StateDirectory) -> None:
-    """Delete the index with the files that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm"):
-        state.index.with_name(state.index.name + suffix).unlink(missing_ok=True)
+    with explained(), progress("reading the logs") as tell:
+        return consult(state, question, tell=tell, warn=warn)
 
 
 def _show_hits(hits: Sequence[Hit], *, more: bool, json: bool) -> None:

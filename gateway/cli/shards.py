@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from gateway.audit.read import Entry, LogReader
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.terminal import EXIT_UNAVAILABLE, fail
+from gateway.control.record import RecordUnreadable
 from gateway.state import StateDirectory
 
 __all__ = ["Found", "Shards", "at", "explained", "in_time", "shards_of"]
@@ -25,6 +26,8 @@ def explained() -> Iterator[None]:
     """What may be wrong with a log on disk, in words and as an exit code."""
     try:
         yield
+    except RecordUnreadable as error:
+        fail(error.message, error.remedy, code=EXIT_UNAVAILABLE)
     except LogCorrupt as error:
         fail(f"the log is damaged: {error}", "see `sluicegate audit verify`", code=EXIT_UNAVAILABLE)
     except BrokenPipeError:

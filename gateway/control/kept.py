@@ -6,17 +6,19 @@ power cut (a head may be), or a finding: to damage one must not help to be rid o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.audit.note import Checkpoint, NoteError, VerifierKey, parse_checkpoint
-from gateway.cli.terminal import warn
 from gateway.state import StateDirectory
 
 __all__ = ["kept_checkpoints"]
 
 
 def kept_checkpoints(
-    state: StateDirectory, shard: str, keys: Sequence[VerifierKey]
+    state: StateDirectory,
+    shard: str,
+    keys: Sequence[VerifierKey],
+    warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Checkpoint], list[str]]:
     """What is kept of one log, and what is wrong with it.
 
@@ -24,6 +26,7 @@ def kept_checkpoints(
         state: the state directory.
         shard: of the log.
         keys: that may sign it.
+        warn: is told of a head that is torn, which is no finding.
     """
     good: list[Checkpoint] = []
     wrong: list[str] = []
