@@ -13,6 +13,7 @@ import ipaddress
 import itertools
 import json
 import os
+import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,10 +40,12 @@ from pydantic_settings import (
 __all__ = [
     "DEMO_MARKER",
     "ConfigurationError",
+    "Exporter",
     "Listener",
     "Settings",
     "Upstream",
     "child_environment",
+    "exporter_secret",
     "load",
     "provider_key",
 ]
@@ -61,6 +64,19 @@ WITHHELD = "withheld-from-this-process"
 """Stands in for a provider key where none is needed."""
 _ENDPOINT = {"url": "http://127.0.0.1", "kind": "vllm"}
 """Stands in for an endpoint while the rest is validated; its kind needs no key."""
+_DESTINATION: dict[str, dict[str, Any]] = {
+    "syslog": {"url": "tls://stand-in.invalid:6514"},
+    "webhook": {"url": "https://stand-in.invalid"},
+    "otlp": {"url": "https://stand-in.invalid"},
+    "s3": {
+        "url": "https://stand-in.invalid",
+        "bucket": "stand-in",
+        "region": "stand-in",
+        "access_key": WITHHELD,
+        "retention_days": 1,
+    },
+}
+"""By kind of exporter: stands in for what is wrong in one while the rest is validated."""
 _PREFIX, _DELIMITER = "SLUICEGATE_", "__"
 
 KeyPath = tuple[str | int, ...]
@@ -120,6 +136,13 @@ def _network(text: str) -> str:
     return str(network)
 
 
+def _cidr(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text} is no network; write 10.1.2.3/32 or 10.1.2.0/24") from None
+
+
 def _secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text.strip():
@@ -141,6 +164,7 @@ Address = Annotated[str, AfterValidator(_address)]
 TrustedNetwork = Annotated[str, AfterValidator(_network)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 DenialStatus = Annotated[int, AfterValidator(_denial_status)]
+ExporterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=40)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
 
@@ -369,6 +393,101 @@ class Egress(_Section):
     allowed_networks: tuple[str, ...] = ()
 
 
+_EVENTS = frozenset({"heartbeats", "max_event_bytes"})
+_SECRET = frozenset({"secret", "secret_file"})
+_OF_EVERY_EXPORTER = frozenset({"kind", "url", "ca", "allowed_networks", "timeout_s"})
+_OF_EXPORTER: dict[str, frozenset[str]] = {
+    "syslog": _EVENTS | {"format", "enterprise_id"},
+    "webhook": _EVENTS | _SECRET | {"format", "style", "indexer_ack"},
+    "otlp": _EVENTS | _SECRET,
+    "s3": _SECRET | {"bucket", "prefix", "region", "access_key", "retention_days", "piece_s"},
+}
+"""The keys that each kind of exporter has."""
+
+
+class Exporter(_Section):
+    """A destination to which all records are sent on, by a process of its own.
+
+    ``secret`` is the token of a webhook or of an OTLP collector, or S3's secret access key.
+    ``timeout_s`` bounds one attempt. ``allowed_networks`` are CIDRs that are not public and that
+    this exporter may reach. An event longer than ``max_event_bytes`` is replaced by a notice of
+    it. ``piece_s`` is how long records wait to become one object of an archive.
+    """
+
+    kind: Literal["syslog", "webhook", "otlp", "s3"]
+    url: str
+    secret: Secret | None = None
+    secret_file: Path | None = None
+    ca: Path | None = None
+    allowed_networks: tuple[Annotated[str, AfterValidator(_cidr)], ...] = ()
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
+    heartbeats: bool = False
+    format: Literal["ocsf", "record"] = "ocsf"
+    max_event_bytes: Annotated[int, Field(ge=2048, le=1 << 20)] = 128 * 1024
+    enterprise_id: Annotated[int, Field(ge=1, le=(1 << 32) - 1)] = 32473
+    style: Literal["hec", "ndjson"] = "ndjson"
+    indexer_ack: bool = False
+    bucket: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")] = ""
+    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]+/)*$", max_length=200)] = ""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,40}$")] = ""
+    access_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,128}$")] = ""
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    piece_s: Seconds = 300
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Exporter:
+        keys = [("secret",), ("secret_file",)]
+        found: list[Finding] = [
+            (f"{name}: no key of an exporter of kind {self.kind}", [(name,)])
+            for name in sorted(self.model_fields_set - _OF_EVERY_EXPORTER - _OF_EXPORTER[self.kind])
+        ]
+        wrong = _destination_fault(self.url, self.kind)
+        if wrong:
+            found.append((f"url: {wrong}", [("url",)]))
+        if self.secret is not None and self.secret_file is not None:
+            found.append(("secret and secret_file: set one of them", keys))
+        needed = self.kind == "s3" or (self.kind == "webhook" and self.style == "hec")
+        if needed and self.secret is None and self.secret_file is None:
+            found.append(("secret: missing; set it in the environment, or set secret_file", keys))
+        if self.secret_file is not None and not self.secret_file.is_file():
+            found.append((f"secret_file: no such file: {self.secret_file}", [("secret_file",)]))
+        if self.kind == "s3":
+            found += [
+                (f"{name}: missing; an archive in S3 needs it", [(name,)])
+                for name in ("bucket", "region", "access_key", "retention_days")
+                if not getattr(self, name)
+            ]
+        if self.indexer_ack and self.style != "hec":
+            found.append(("indexer_ack: only with style: hec", [("indexer_ack",)]))
+        if self.ca is not None:
+            try:
+                ssl.create_default_context(cafile=self.ca)
+            except OSError:  # ssl.SSLError is one
+                found.append((f"ca: {self.ca} holds no certificates in PEM", [("ca",)]))
+        _refuse(found)
+        return self
+
+
+def _destination_fault(url: str, kind: str) -> str:
+    """What is wrong with where an exporter sends to; empty where nothing is."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "not a URL"
+    if parts.username is not None or parts.fragment:
+        return "no user and no fragment; a token is the secret"
+    if kind == "syslog":
+        bare = not (parts.path or parts.query)
+        right = parts.scheme == "tls" and bool(host) and port is not None and bare
+        return "" if right else "write tls://HOST:PORT, such as tls://logs.example.org:6514"
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        return "write https://HOST/…; plain http would show the record to whoever listens"
+    if kind == "s3" and (parts.path not in ("", "/") or parts.query):
+        return "scheme, host and port of the service; the bucket is a key of its own"
+    return ""
+
+
 class Settings(BaseSettings):
     """All of it. ``registry_max_age_s``: with no word from the control process for so long,
     restricted models are refused."""
@@ -387,6 +506,7 @@ class Settings(BaseSettings):
     attempts: Attempts = Attempts()
     audit: Audit = Audit()
     egress: Egress = Egress()
+    exporters: dict[ExporterName, Exporter] = {}
     registry_max_age_s: Seconds = 30
     denial_status: dict[Literal["chat", "responses", "openai", "anthropic"], DenialStatus] = {}
     appeal: Annotated[str, Field(max_length=120)] = "your organisation's administrator"
@@ -482,6 +602,14 @@ def _outside(document: dict[str, Any], *, dev: bool, demo: bool) -> list[str]:
                 _key_in(Path(key_file))
             except ValueError as error:
                 findings.append(f"upstreams.{name}.key_file: {error}")
+    exporters = document.get("exporters")
+    for name, exporter in exporters.items() if isinstance(exporters, dict) else ():
+        secret_file = exporter.get("secret_file") if isinstance(exporter, dict) else None
+        if isinstance(secret_file, str) and Path(secret_file).is_file():
+            try:
+                _key_in(Path(secret_file))
+            except ValueError as error:
+                findings.append(f"exporters.{name}.secret_file: {error}")
     return findings
 
 
@@ -507,6 +635,11 @@ def _withhold_provider_keys(document: dict[str, Any]) -> None:
         if isinstance(upstream, dict):
             upstream.pop("key_file", None)
             upstream["key"] = WITHHELD
+    exporters = document.get("exporters")
+    for exporter in exporters.values() if isinstance(exporters, dict) else ():
+        if isinstance(exporter, dict) and exporter.get("kind") != "syslog":
+            exporter.pop("secret_file", None)
+            exporter["secret"] = WITHHELD
 
 
 def _validate(document: dict[str, Any]) -> tuple[Settings | None, list[Finding]]:
@@ -582,8 +715,31 @@ def _replace(document: dict[str, Any], path: KeyPath) -> None:
         case ("data" | "console" | "ops" as listener, "tls" | "behind_proxy", *_):
             document[listener].pop("tls", None)
             document[listener]["behind_proxy"] = True
+        case ("exporters", str(name), str(field)) if field in _OF_EVERY_EXPORTER | _SECRET or (
+            field in _OF_EXPORTER["s3"]
+        ):
+            _mend_exporter(document["exporters"], name, field)
+        case ("exporters", str(name), "[key]"):
+            document["exporters"].pop(name)
         case _:
             _take_out(document, path)
+
+
+def _mend_exporter(exporters: Any, name: str, field: str) -> None:
+    """Put what holds for its kind in the place of one key of an exporter."""
+    exporter = exporters.get(name)
+    if exporter is None:  # given up for another of its keys
+        return
+    stand_in = _DESTINATION.get(str(exporter.get("kind")))
+    if field == "kind" or stand_in is None:
+        exporters.pop(name)
+        return
+    exporter.pop(field, None)
+    if field in stand_in:
+        exporter[field] = stand_in[field]
+    elif field in _SECRET and exporter["kind"] != "syslog":
+        exporter.pop("secret_file", None)
+        exporter["secret"] = WITHHELD
 
 
 def _take_out(document: Any, path: KeyPath) -> None:
@@ -644,6 +800,17 @@ def provider_key(upstream: Upstream) -> str | None:
     return None if upstream.key_file is None else _key_in(upstream.key_file)
 
 
+def exporter_secret(exporter: Exporter) -> str | None:
+    """The exporter's token or secret key, if it has one.
+
+    Raises:
+        ValueError: the file holds no acceptable secret.
+    """
+    if exporter.secret is not None:
+        return exporter.secret.get_secret_value()
+    return None if exporter.secret_file is None else _key_in(exporter.secret_file)
+
+
 def _key_in(path: Path) -> str:
     """The key in a file; as ``provider_key``."""
     try:
@@ -655,16 +822,22 @@ def _key_in(path: Path) -> str:
     return _secret(SecretStr(text.strip())).get_secret_value()
 
 
-def child_environment(*, keep_provider_keys: bool) -> dict[str, str]:
-    """The environment of a child process: the control process gets no provider key.
+def child_environment(*, keep_provider_keys: bool, exporter: str = "") -> dict[str, str]:
+    """The environment of a child process: the control process gets no provider key, and of the
+    exporters' secrets each gets its own, and no other process any.
 
     Where keys are withheld, a stand-in keeps the settings valid.
+
+    Args:
+        keep_provider_keys: whether the child forwards calls.
+        exporter: the exporter that the child is.
     """
     environment = dict(os.environ)
-    if not keep_provider_keys:
-        for name in environment:
-            upper = name.upper()
-            if upper.startswith("SLUICEGATE_UPSTREAMS__") and upper.endswith("__KEY"):
+    for name in environment:
+        match name.upper().split(_DELIMITER):
+            case ["SLUICEGATE_UPSTREAMS", *_, "KEY"] if not keep_provider_keys:
+                environment[name] = WITHHELD
+            case ["SLUICEGATE_EXPORTERS", whose, "SECRET"] if whose.lower() != exporter:
                 environment[name] = WITHHELD
     return environment
 

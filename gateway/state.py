@@ -5,6 +5,7 @@ heads/<shard>       its newest checkpoint, kept outside the log
 cosigned/<shard>    the newest that witnesses have cosigned
 keys/               0700: log signing keys, the registry's MAC key, the pseudonym key
 vkeys/<shard>       public log keys: copy them to whoever verifies
+exporters/          what each exporter has sent (NAME.cursor), and how it does (NAME.json)
 index.sqlite        what searches use; made from the logs, and may be deleted
 registry.db         the registry
 control.sock        0600: commands; bus.sock (0600): news to data workers
@@ -88,6 +89,19 @@ class StateDirectory:
         if not directory.is_dir():
             return {}
         return {path.name: path.read_text().strip() for path in sorted(directory.iterdir())}
+
+    @property
+    def exporters(self) -> Path:
+        """What the exporters keep."""
+        return self.root / "exporters"
+
+    def exporter_cursor(self, name: str) -> Path:
+        """The file that says how far an exporter has come in each log."""
+        return self.exporters / f"{name}.cursor"
+
+    def exporter_account(self, name: str) -> Path:
+        """The file in which an exporter tells how it does."""
+        return self.exporters / f"{name}.json"
 
     @property
     def index(self) -> Path:

@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from gateway.settings import ConfigurationError, Settings, child_environment, load, provider_key
+from gateway.settings import (
+    ConfigurationError,
+    Settings,
+    child_environment,
+    exporter_secret,
+    load,
+    provider_key,
+)
 
 KEY = "sk-canary-0123456789abcdef"
 GOOD: dict[str, Any] = {
@@ -22,7 +29,7 @@ GOOD: dict[str, Any] = {
 }
 NAMES = st.sampled_from(
     ["listen", "tls", "behind_proxy", "workers", "url", "kind", "key", "key_file", "bundle",
-     "directory", "store", "redis_url", "opa", "token", "a"]
+     "directory", "store", "redis_url", "opa", "token", "secret", "bucket", "a"]
 )  # fmt: skip
 Read = Callable[..., Settings]
 
@@ -383,3 +390,91 @@ def test_the_control_process_gets_no_provider_key(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SLUICEGATE_UPSTREAMS__OPENAI__KEY", KEY)
     assert KEY in child_environment(keep_provider_keys=True).values()
     assert KEY not in child_environment(keep_provider_keys=False).values()
+
+
+# Exporters
+
+HEC = {
+    "kind": "webhook",
+    "style": "hec",
+    "url": "https://siem.example.com/services/collector/event",
+}
+ARCHIVE = {
+    "kind": "s3",
+    "url": "https://s3.example.com",
+    "bucket": "record",
+    "region": "eu-central-1",
+    "access_key": "AKIAIOSFODNN7EXAMPLE",
+    "secret": KEY,
+    "retention_days": 400,
+}
+
+
+def test_control_each_kind_of_exporter_loads(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(KEY + "\n")
+    settings = read(
+        exporters={
+            "log": {"kind": "syslog", "url": "tls://logs.example.org:6514", "heartbeats": True},
+            "siem": {**HEC, "secret_file": str(tmp_path / "token"), "indexer_ack": True},
+            "lines": {"kind": "webhook", "url": "https://siem.example.com/in?source=gate"},
+            "otel": {"kind": "otlp", "url": "http://127.0.0.1:4318"},
+            "archive": ARCHIVE,
+        }
+    )
+    held = {name: exporter_secret(each) for name, each in settings.exporters.items()}
+    assert held == {"log": None, "siem": KEY, "lines": None, "otel": None, "archive": KEY}
+    assert KEY not in repr(settings)
+
+
+def test_everything_that_is_wrong_with_exporters_is_told_at_once(
+    read: Read, tmp_path: Path
+) -> None:
+    (tmp_path / "bad").write_text("x")
+    found = findings(
+        read,
+        data={"workers": 3},
+        exporters={
+            "a": {"kind": "kafka", "url": "https://x.example.com"},
+            "b": {"kind": "syslog", "url": "https://x.example.com", "secret": KEY},
+            "c": {**HEC, "url": "http://siem.example.com/x"},
+            "d": {**ARCHIVE, "bucket": "UP", "retention_days": 0, "heartbeats": True},
+            "e": {"kind": "webhook", "url": "https://u:p@x.example.com", "indexer_ack": True},
+            "f": {"kind": "otlp", "url": "https://x.example.com", "ca": str(tmp_path / "bad")},
+            "g": {"kind": "otlp", "url": "https://x.example.com", "allowed_networks": ["all"]},
+            "h": {**HEC, "secret_file": str(tmp_path / "bad")},
+            "j": {"kind": "otlp"},
+            "Bad Name": {"kind": "otlp", "url": "https://x.example.com"},
+        },
+    )
+    wanted = [
+        "exporters.a.kind: ",
+        "exporters.b: secret: no key of an exporter of kind syslog",
+        "exporters.b: url: write tls://HOST:PORT",
+        "exporters.c: url: write https://",
+        "exporters.c: secret: missing",
+        "exporters.d.bucket: ",
+        "exporters.d: heartbeats: no key of an exporter of kind s3",
+        "exporters.d: retention_days: missing",
+        "exporters.e: url: no user",
+        "exporters.e: indexer_ack: only with style: hec",
+        "exporters.f: ca: ",
+        "exporters.g.allowed_networks.0: all is no network",
+        "exporters.h.secret_file: is shorter",
+        "exporters.j.url: missing",
+        "exporters.Bad Name",
+        "settings: data.workers is 3",
+    ]
+    assert [each for each in wanted if not any(told.startswith(each) for told in found)] == []
+    assert len(found) == len(wanted), found
+
+
+def test_a_process_gets_the_secret_of_no_other_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SIEM", "ARCHIVE"):
+        monkeypatch.setenv(f"SLUICEGATE_EXPORTERS__{name}__SECRET", KEY)
+    names = {each: f"SLUICEGATE_EXPORTERS__{each.upper()}__SECRET" for each in ("siem", "archive")}
+    for keep in (True, False):
+        held = child_environment(keep_provider_keys=keep)
+        assert [held[name] for name in names.values()] == ["withheld-from-this-process"] * 2
+    mine = child_environment(keep_provider_keys=False, exporter="siem")
+    assert mine[names["siem"]] == KEY
+    assert mine[names["archive"]] != KEY
