@@ -699,6 +699,7 @@ _MAPPINGS: Mapping[str, _Mapping] = {
     "approval.given": _approval(_UPDATE, _SUCCESS, "An act was approved."),
     "approval.refused": _approval(_UPDATE, _FAILURE, "An act was refused."),
     "content.revealed": _read(_READ, _MEDIUM, "Sealed content was opened."),
+    "content.pruned": _read((4, "Delete"), _LOW, "Sealed content was removed."),
     "log.opened": _log_opened,
     "log.recovered": _log_recovered,
     "log.closed": _log_closed,

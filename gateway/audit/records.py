@@ -29,6 +29,9 @@ __all__ = [
     "CaseExtended",
     "CaseOpened",
     "ConfigChanged",
+    "ContentPruned",
+    "ContentRange",
+    "ContentRef",
     "ContentRevealed",
     "DecisionRef",
     "FactsRef",
@@ -162,10 +165,31 @@ class LimitTaken(_Part, frozen=True, kw_only=True):
     left: int
 
 
+class ContentRef(_Part, frozen=True, kw_only=True):
+    """What is kept of a body's content; nothing from which it could be guessed.
+
+    ``digest`` is that of all of it, keyed with the member's key (``content.keyed_digest``). Where
+    it is sealed, ``sealed_sha256`` is the digest of the sealed piece, which lies at ``offset`` of
+    ``segment`` among the log's content files and holds the first ``kept`` bytes; ``truncated``
+    says that there were more.
+    """
+
+    digest: str
+    sealed_sha256: str = ""
+    segment: str = ""
+    offset: int = 0
+    kept: int = 0
+    truncated: bool = False
+
+
 class RequestRef(_Part, frozen=True, kw_only=True):
-    """The body: bytes and SHA-256 as received, and as sent on where it was edited."""
+    """The body as received; ``forwarded_digest`` is its keyed digest as sent on, where it was
+    edited. ``sha256`` and ``forwarded_sha256`` stand in records that were made before digests were
+    keyed."""
 
     bytes: int
+    content: ContentRef | None = None
+    forwarded_digest: str = ""
     sha256: str = ""
     forwarded_sha256: str = ""
     edits: tuple[str, ...] = ()
@@ -199,9 +223,10 @@ class Tokens(_Part, frozen=True, kw_only=True):
 
 
 class ResponseRef(_Part, frozen=True, kw_only=True):
-    """The bytes that left for the client."""
+    """The bytes that left for the client; ``sha256`` as in ``RequestRef``."""
 
     bytes: int
+    content: ContentRef | None = None
     sha256: str = ""
     finish: str = ""
 
@@ -519,6 +544,30 @@ class ContentRevealed(_Explained, frozen=True, kw_only=True, tag="content.reveal
     member: str
 
 
+class ContentRange(_Part, frozen=True, kw_only=True):
+    """A part of a content file, in bytes from its beginning; ``end`` is behind the last one."""
+
+    segment: str
+    start: int
+    end: int
+
+
+class ContentPruned(_Explained, frozen=True, kw_only=True, tag="content.pruned"):
+    """Sealed content of one log whose time is over is about to be removed: written before.
+
+    ``origin`` is the log's that the content belongs to, ``before`` the first day (UTC) that stays.
+    ``pieces`` and ``bytes`` go, where ``ranges`` say; ``held`` pieces stay for a legal hold.
+    """
+
+    actor: str
+    origin: str
+    before: str
+    pieces: int
+    bytes: int
+    held: int
+    ranges: tuple[ContentRange, ...]
+
+
 class LogOpened(Record, frozen=True, kw_only=True, tag="log.opened"):
     """A process began to write. ``clean`` says that the one before it ended with a close."""
 
@@ -577,6 +626,7 @@ AnyRecord = (
     | ApprovalGiven
     | ApprovalRefused
     | ContentRevealed
+    | ContentPruned
     | LogOpened
     | LogRecovered
     | LogClosed

@@ -68,7 +68,8 @@ _INHERITED = frozenset(
 """What the end of a call has from its intent."""
 _NOT_WORDS = frozenset(
     "v log hlc boot mono time clock gateway request_id decision_id trace_id hmac sha256 "
-    "forwarded_sha256 commitment sealed_sha256 requested_hmac digest_before digest_after".split()
+    "forwarded_sha256 digest forwarded_digest segment commitment sealed_sha256 requested_hmac "
+    "digest_before digest_after".split()
 )
 """Numbers, digests, and ids that have a look-up of their own."""
 _WORD = re.compile("[0-9a-z_./:#=@+\\-\u0080-\U0010ffff]+")

@@ -230,6 +230,12 @@ def _signed(record: Json) -> Told:
     return Told(record["actor"], about, what, record.get("reason", ""))
 
 
+def _pruned(record: Json) -> Told:
+    what = f"{record['pieces']} removed"
+    held = f", {record['held']} held" if record.get("held") else ""
+    return Told(record["actor"], record["origin"], what + held, record.get("reason", ""))
+
+
 def _reviewed(record: Json) -> Told:
     span = record.get("span", {})
     about = record.get("ref", "") or record.get("query", "") or record.get("record", "")
@@ -284,6 +290,7 @@ _READERS: Mapping[str, Callable[[Json], Told]] = {
     "approval.given": _reviewed,
     "approval.refused": _reviewed,
     "content.revealed": _reviewed,
+    "content.pruned": _pruned,
     "log.opened": _opened,
     "log.closed": _running,
     "log.heartbeat": _running,

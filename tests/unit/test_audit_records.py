@@ -29,7 +29,11 @@ def example(kind: type[r.Record]) -> r.Record:
         memo=True,
         eval_us=1,
     )
+    content = r.ContentRef(
+        digest="d", sealed_sha256="s", segment="s", offset=8, kept=1, truncated=True
+    )
     known = {
+        "ranges": (r.ContentRange(segment="s", start=8, end=9),),
         "request_id": "req_1",
         "status": "ok",
         "subject": subject,
@@ -37,11 +41,11 @@ def example(kind: type[r.Record]) -> r.Record:
         "model": model,
         "decision": decision,
         "limits": (r.LimitTaken(name="requests", key="subject", limit=5, left=4),),
-        "request": r.RequestRef(bytes=9, sha256="s", edits=("model",), stream=True),
+        "request": r.RequestRef(bytes=9, content=content, edits=("model",), stream=True),
         "facts": r.FactsRef(commitment="c", sealed_sha256="s"),
         "upstream": r.UpstreamRef(endpoint="e", request_id="u", status=200),
         "tokens": r.Tokens(input=1, output=2, usage_source="upstream", cached=3),
-        "response": r.ResponseRef(bytes=1, sha256="s", finish="stop"),
+        "response": r.ResponseRef(bytes=1, content=content, finish="stop"),
         "counts": {"credential_missing": 2},
         "sources": {"b": 1, "a": 1},
         "findings": ("one",),
