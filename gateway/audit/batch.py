@@ -19,10 +19,11 @@ from gateway.audit.records import (
     AccessOutcome,
     Gateway,
     Record,
+    RegistryChanged,
     encode,
 )
 from gateway.audit.replay import LogState
-from gateway.audit.seal import seal
+from gateway.audit.seal import row_binding, seal
 from gateway.audit.segments import CHECKPOINT, RECORD, SEALED, frame
 from gateway.audit.tlog import leaf_hash
 from gateway.core.clock import rfc3339_ns
@@ -63,7 +64,8 @@ class Composer:
             record: with the writer's fields empty.
             wall: when it was handed in, Unix nanoseconds.
             mono: the same on the monotonic clock.
-            facts: to be sealed under ``subject_key`` beside the record.
+            facts: to be sealed under ``subject_key`` beside the record: of an intent or a denial
+                what was evaluated, of a change of the registry the row.
             subject_key: 32 bytes.
 
         Returns:
@@ -81,9 +83,7 @@ class Composer:
         if facts is not None or subject_key is not None:
             if facts is None or subject_key is None:
                 raise ValueError("facts and the subject's key go together")
-            if not isinstance(record, AccessIntent | AccessDenied):
-                raise ValueError("only intents and denials carry facts")
-            extra["facts"], sealed = seal(facts, subject_key, record.request_id, seq)
+            extra["facts"], sealed = seal(facts, subject_key, self._bound_to(record, seq), seq)
         filled = msgspec.structs.replace(
             record,
             v=VERSION,
@@ -120,6 +120,15 @@ class Composer:
         batch = b"".join(self._parts)
         self._parts.clear()
         return batch, checkpoint
+
+    def _bound_to(self, record: Record, seq: int) -> str:
+        """The additional data of what is sealed beside a record."""
+        if isinstance(record, AccessIntent | AccessDenied):
+            return record.request_id
+        if isinstance(record, RegistryChanged):
+            name = self._key.name
+            return row_binding(name, seq, record.kind, record.id, record.digest_after)
+        raise ValueError("only intents, denials and changes of the registry carry facts")
 
     def _link(self, record: Record) -> dict[str, Any]:
         """The ``parent`` of an outcome; every intent has at most one."""

@@ -19,7 +19,7 @@ import msgspec
 from gateway.audit.note import Checkpoint, VerifierKey, parse_checkpoint
 from gateway.audit.proof import format_proof
 from gateway.audit.records import FactsRef
-from gateway.audit.seal import SealError, open_sealed
+from gateway.audit.seal import SealError, open_sealed, row_binding
 from gateway.audit.segments import (
     CHECKPOINT,
     HEADER,
@@ -56,7 +56,8 @@ class Entry:
         return value
 
     def facts(self, subject_key: bytes) -> bytes:
-        """The sealed facts: the exact bytes that were evaluated.
+        """The sealed facts: the exact bytes that were evaluated; of a change of the registry, the
+        exact row that it made.
 
         Raises:
             SealError: there are none, or they do not open with this key.
@@ -65,7 +66,16 @@ class Entry:
         if self.sealed is None:
             raise SealError("this record has no sealed facts")
         ref = msgspec.convert(record["facts"], FactsRef)
-        return open_sealed(self.sealed, subject_key, record["request_id"], self.seq, ref)
+        return open_sealed(self.sealed, subject_key, _bound_to(record, self.seq), self.seq, ref)
+
+
+def _bound_to(record: dict[str, Any], seq: int) -> str:
+    """The additional data of what is sealed beside a record."""
+    if record["type"] != "registry.changed":
+        return str(record["request_id"])
+    return row_binding(
+        record["log"], seq, record["kind"], record["id"], record.get("digest_after", "")
+    )
 
 
 class Position(NamedTuple):

@@ -7,6 +7,9 @@ inside the ciphertext.
 
 Sealed payload: ``u64 BE leaf index || nonce, 12 bytes || AES-256-GCM(salt, 16 bytes || facts)``,
 with the request id as additional data. Commitment: ``SHA256(salt || facts)``.
+
+The row that a ``registry.changed`` made is sealed beside its record in the same way. It has no
+request id; its additional data is ``row_binding``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.audit.records import FactsRef
 
-__all__ = ["MAX_FACTS_BYTES", "SealError", "open_sealed", "seal"]
+__all__ = ["MAX_FACTS_BYTES", "SealError", "open_sealed", "row_binding", "seal"]
 
 MAX_FACTS_BYTES = 256 * 1024
 SALT_BYTES = 16
@@ -33,13 +36,28 @@ class SealError(ValueError):
     """The sealed facts are not those of the record, or the key is not the subject's."""
 
 
-def seal(facts: bytes, key: bytes, request_id: str, seq: int) -> tuple[FactsRef, bytes]:
+def row_binding(log: str, seq: int, kind: str, entity_id: str, digest: str) -> str:
+    """What ties a sealed row to its one record: position, what was changed, and what it became.
+
+    No request id has a line feed, so no row passes for facts.
+
+    Args:
+        log: the origin.
+        seq: the leaf index.
+        kind: of the row.
+        entity_id: the row's.
+        digest: the record's ``digest_after``.
+    """
+    return f"registry.changed\n{log}#{seq}\n{kind}\n{entity_id}\n{digest}"
+
+
+def seal(facts: bytes, key: bytes, bound_to: str, seq: int) -> tuple[FactsRef, bytes]:
     """Encrypt ``facts`` (at most ``MAX_FACTS_BYTES``) for the record at ``seq``.
 
     Args:
-        facts: the exact bytes that were evaluated.
+        facts: the exact bytes that were evaluated, or those of the row.
         key: the subject's 32 bytes.
-        request_id: the record's.
+        bound_to: the record's request id, or its ``row_binding``.
         seq: the record's leaf index.
 
     Returns:
@@ -54,7 +72,7 @@ def seal(facts: bytes, key: bytes, request_id: str, seq: int) -> tuple[FactsRef,
         raise ValueError("a subject key has 32 bytes")
     random = os.urandom(SALT_BYTES + NONCE_BYTES)
     plain, nonce = random[:SALT_BYTES] + facts, random[SALT_BYTES:]
-    cipher = AESGCM(key).encrypt(nonce, plain, request_id.encode())
+    cipher = AESGCM(key).encrypt(nonce, plain, bound_to.encode())
     payload = _INDEX.pack(seq) + nonce + cipher
     ref = FactsRef(
         commitment=sha256(plain).hexdigest(),
@@ -63,7 +81,7 @@ def seal(facts: bytes, key: bytes, request_id: str, seq: int) -> tuple[FactsRef,
     return ref, payload
 
 
-def open_sealed(payload: bytes, key: bytes, request_id: str, seq: int, ref: FactsRef) -> bytes:
+def open_sealed(payload: bytes, key: bytes, bound_to: str, seq: int, ref: FactsRef) -> bytes:
     """The facts of one record.
 
     Raises:
@@ -77,7 +95,7 @@ def open_sealed(payload: bytes, key: bytes, request_id: str, seq: int, ref: Fact
         raise SealError("the sealed frame belongs to another record")
     try:
         plain = AESGCM(key).decrypt(
-            payload[_INDEX.size : start], payload[start:], request_id.encode()
+            payload[_INDEX.size : start], payload[start:], bound_to.encode()
         )
     except (InvalidTag, ValueError):
         raise SealError("the key does not open these facts") from None

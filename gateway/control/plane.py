@@ -330,7 +330,10 @@ class ControlPlane:
                     digest_after=change.digest_after,
                     fields=change.fields,
                     tiers=dict(change.tiers),
-                )
+                    sealed_for=change.sealed_for,
+                ),
+                change.body.encode() if change.key else None,
+                change.key or None,
             )
 
         return append

@@ -2,8 +2,9 @@
 
 The order of a change is: check it, make its record durable in the log, write the row with the
 record's position and a MAC, then change the snapshot and tell the listeners. So nothing takes
-effect without its record. If the process dies between record and row, the row no longer matches
-the log at the next start and is left out until an operator states it anew.
+effect without its record. The row is sealed beside its record, under a key that is kept first: a
+key without a member gives nobody anything. If the process dies between record and row, the row no
+longer matches the log at the next start and is left out until an operator states it anew.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.core.clock import timestamp
-from gateway.core.entities import Entity, Member
+from gateway.core.entities import Credential, Entity, Member
 from gateway.core.protocols import Position
 from gateway.registry.changes import (
     Applied,
@@ -46,6 +47,8 @@ __all__ = ["Append", "ChangeRecord", "Changed", "Registry", "RegistryUnavailable
 
 MAC_KEY_FILE = "registry-mac.key"
 MASTER_KEY_FILE = "subject-master.key"
+ROW_KEY_FILE = "registry-rows.key"
+"""Seals the rows that are nobody's own, beside their records."""
 DESTROYED = b""
 """What stands in the place of the wrapped key of a member who was erased."""
 POLL_S = 1.0
@@ -63,6 +66,8 @@ class ChangeRecord:
     Digests are ``rows.digest_of``; ``digest_before`` is empty where there was nothing. ``epoch``
     is the one that the change was to make. ``fields`` names what differs and ``tiers`` holds the
     levels after the change; values of other fields, which may be personal, are in the row alone.
+    ``body`` is the row, to be sealed under ``key`` (32 bytes), which is that of the member
+    ``sealed_for``, or the registry's where that is empty. Without a key nothing is sealed.
     """
 
     kind: str
@@ -75,6 +80,9 @@ class ChangeRecord:
     epoch: int
     fields: tuple[str, ...] = ()
     tiers: tuple[tuple[str, int], ...] = ()
+    body: str = field(default="", repr=False)
+    sealed_for: str = ""
+    key: bytes = field(default=b"", repr=False)
 
 
 Append = Callable[[ChangeRecord], Awaitable[Position]]
@@ -91,6 +99,16 @@ class Changed:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What ``keys_dir`` holds: the MAC key, the subject keys' master key, and the one that seals
+    rows which are nobody's own."""
+
+    mac: MacKey
+    master: bytes = field(repr=False)
+    rows: bytes = field(repr=False)
+
+
 class Registry:
     """One open registry; made by ``open``.
 
@@ -98,15 +116,14 @@ class Registry:
     each new finding; the control process records it and raises the alarm.
     """
 
-    def __init__(
-        self, store: Store, mac_key: MacKey, master: bytes, append: Append, latest: Latest
-    ) -> None:
+    def __init__(self, store: Store, keys: Keys, append: Append, latest: Latest) -> None:
         self.snapshot = Snapshot()
         self.findings: list[Finding] = []
         self.on_finding: Callable[[Finding], None] = _ignore
         self._store = store
-        self._mac_key = mac_key
-        self._master = master
+        self._mac_key = keys.mac
+        self._master = keys.master
+        self._row_key = keys.rows
         self._append = append
         self._listeners: list[Callable[[Delta], None]] = []
         self._lock = asyncio.Lock()
@@ -125,7 +142,8 @@ class Registry:
 
         Args:
             path: the SQLite file.
-            keys_dir: holds the MAC key and the subject keys' master key.
+            keys_dir: holds the MAC key, the subject keys' master key, and the key of rows that are
+                nobody's own, which a registry that is older than it gets once.
             append: writes a record to the log.
             latest: the log's latest record of each row; empty only if there is none. Findings of
                 this comparison are in ``findings``.
@@ -136,9 +154,13 @@ class Registry:
         """
         store = Store(path)
         try:
-            mac_key = MacKey(load_secret(keys_dir / MAC_KEY_FILE, create=store.new))
-            master = load_secret(keys_dir / MASTER_KEY_FILE, create=store.new)
-            return cls(store, mac_key, master, append, latest)
+            keys = Keys(
+                mac=MacKey(load_secret(keys_dir / MAC_KEY_FILE, create=store.new)),
+                master=load_secret(keys_dir / MASTER_KEY_FILE, create=store.new),
+                rows=load_secret(keys_dir / ROW_KEY_FILE, create=not store.has_row_key()),
+            )
+            store.note_row_key()
+            return cls(store, keys, append, latest)
         except BaseException:
             store.close()
             raise
@@ -202,7 +224,8 @@ class Registry:
             check_ahead(applied, timestamp(time.time()))
             epoch = self.snapshot.epoch + 1
             held = self._rows.get((applied.kind, applied.after.id))
-            record = _record_of(applied, held, actor, reason, epoch)
+            sealing = self._sealing(applied.after)
+            record = _record_of(applied, held, actor, reason, epoch, sealing=sealing)
             position = await self._append(record)
             key = (applied.kind, applied.after.id)
             self._latest[key] = recorded(
@@ -261,6 +284,28 @@ class Registry:
             return known, wrapped
         fresh = new_subject_key()
         return fresh, wrap(self._master, entity.id, fresh)
+
+    def _sealing(self, entity: Entity) -> tuple[str, bytes]:
+        """Whose key seals this row beside its record, and the key; it is kept before it is used.
+
+        What is left of a member who was erased is nobody's own; a key of his has none to seal it.
+
+        Raises:
+            RegistryUnavailable: a new member's key cannot be kept.
+        """
+        if isinstance(entity, Credential):
+            wrapped = self._wrapped.get(entity.member, b"")
+            return entity.member, unwrap(self._master, entity.member, wrapped) or b""
+        subject_key, wrapped_key = self._key_for(entity)
+        if subject_key is None or wrapped_key is None:
+            return "", self._row_key
+        if self._wrapped.get(entity.id) != wrapped_key:
+            try:
+                self._store.put_key(entity.id, wrapped_key)
+            except StoreUnavailable as error:
+                raise RegistryUnavailable("the member's key cannot be kept") from error
+            self._wrapped[entity.id] = wrapped_key
+        return entity.id, subject_key
 
     def _publish(self, delta: Delta) -> None:
         self.snapshot.apply(delta)
@@ -330,21 +375,31 @@ def _erased(row: Row) -> bool:
 
 
 def _record_of(
-    applied: Applied, held: Row | None, actor: str, reason: str, epoch: int
+    applied: Applied,
+    held: Row | None,
+    actor: str,
+    reason: str,
+    epoch: int,
+    *,
+    sealing: tuple[str, bytes],
 ) -> ChangeRecord:
     after = applied.after
+    body = body_of(after)
     tiers = getattr(after, "tiers", {})
     return ChangeRecord(
         kind=applied.kind,
         id=after.id,
         op=applied.operation,
         digest_before="" if held is None else digest_of(held.kind, held.body),
-        digest_after=digest_of(applied.kind, body_of(after)),
+        digest_after=digest_of(applied.kind, body),
         actor=actor,
         reason=reason,
         epoch=epoch,
         fields=applied.fields,
         tiers=tuple(sorted(tiers.items())),
+        body=body,
+        sealed_for=sealing[0],
+        key=sealing[1],
     )
 
 

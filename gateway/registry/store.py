@@ -120,6 +120,11 @@ class Store:
                 _upsert(connection, _subject_keys, {"member": row.id}, {"wrapped": wrapped_key})
             _upsert(connection, _meta, {"name": "epoch"}, {"value": row.epoch})
 
+    def put_key(self, member: str, wrapped_key: bytes) -> None:
+        """Write a subject key before the row of its member is there."""
+        with self._begin() as connection:
+            _upsert(connection, _subject_keys, {"member": member}, {"wrapped": wrapped_key})
+
     def scrub(self) -> None:
         """Leave nothing of what was overwritten: with ``secure_delete`` the file has zeros there,
         and the write-ahead log, which still holds the old pages, is emptied."""
@@ -139,6 +144,16 @@ class Store:
         """Write the epoch of a change that has no row."""
         with self._begin() as connection:
             _upsert(connection, _meta, {"name": "epoch"}, {"value": epoch})
+
+    def has_row_key(self) -> bool:
+        """Whether this registry was given its key for rows that are nobody's own."""
+        return self._meta("row_key") is not None
+
+    def note_row_key(self) -> None:
+        """Remember that it has one: if the file is lost, it must not quietly get another."""
+        if not self.has_row_key():
+            with self._begin() as connection:
+                _upsert(connection, _meta, {"name": "row_key"}, {"value": 1})
 
     def data_version(self) -> int:
         """Changes when another connection has committed to the file."""

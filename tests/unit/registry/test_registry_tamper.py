@@ -321,13 +321,13 @@ async def test_unrecorded_rows_of_a_registry_whose_log_was_lost_are_left_out(hou
 
 def test_the_file_and_its_companions_are_ours_alone(house):
     files = [house.path, house.path.with_name("registry.db-wal"), *house.keys.iterdir()]
-    assert len(files) == 4
+    assert len(files) == 5
     assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
 
 
 def test_k21_a_registry_that_lost_its_keys_does_not_start_with_new_ones(house):
     house.close()
-    for name in ("registry-mac.key", "subject-master.key"):
+    for name in ("registry-mac.key", "subject-master.key", "registry-rows.key"):
         held = (house.keys / name).read_bytes()
         (house.keys / name).unlink()
         with pytest.raises(KeyFileRefused):
