@@ -8,6 +8,7 @@ vkeys/<shard>       public log keys: copy them to whoever verifies
 exporters/          what each exporter has sent (NAME.cursor), and how it does (NAME.json)
 index.sqlite        what searches use; made from the logs, and may be deleted
 registry.db         the registry
+revisions/          every bundle that was activated, by digest
 control.sock        0600: commands; bus.sock (0600): news to data workers
 demo.json           only in a demo's directory
 """
@@ -107,6 +108,11 @@ class StateDirectory:
     def index(self) -> Path:
         """What searches use."""
         return self.root / "index.sqlite"
+
+    @property
+    def revisions(self) -> Path:
+        """The bundles that were activated."""
+        return self.root / "revisions"
 
     @property
     def registry(self) -> Path:

@@ -31,6 +31,7 @@ from gateway.core.protocols import LogUnavailable, Position
 from gateway.policy.archive import read_archive, write_archive
 from gateway.policy.bundle import Bundle, read_directory
 from gateway.policy.findings import BundleError
+from gateway.policy.kept_revisions import forget_revision, keep_revision
 from gateway.policy.lifecycle import Activation, Lifecycle
 from gateway.registry.changes import Change
 from gateway.registry.findings import Finding, Latest, Recorded, RowKey, recorded
@@ -138,6 +139,7 @@ class ControlPlane:
         self.alarms = Alarms(self.metrics)
         self.workers = Workers(self._greeting, self.alarms)
         self.archive = b""
+        """Of the active bundle, for whoever pulls it: as it was signed, where its source is."""
         self.archive_revision = ""
         self.rejected: tuple[str, ...] = ()
         """What kept the newest bundle from becoming active; empty if it did."""
@@ -202,8 +204,19 @@ class ControlPlane:
 
     async def _activate(self, bundle: Bundle, actor: str, reason: str) -> Outcome:
         previous = self.lifecycle.active
+        # Kept first: by what cannot be read later nothing is decided now.
+        archive = self.source.archive() or write_archive(bundle, None)
+        kept = self.state.revisions
+        try:
+            new = await asyncio.to_thread(keep_revision, kept, bundle.id, archive)
+        except OSError as error:
+            return await self._rejected(
+                bundle.id, [f"the revision cannot be kept in {kept}: {error.strerror}"]
+            )
         activation: Activation = await self.lifecycle.activate(bundle)
         if not activation.active:
+            if new:
+                forget_revision(kept, bundle.id)
             return await self._rejected(bundle.id, activation.findings)
         # The control process decides no call: what is active here takes effect in the workers,
         # and they hear of it only after the record.
@@ -218,7 +231,7 @@ class ControlPlane:
         )
         self.rejected = ()
         self.metrics.revision(bundle.id)
-        self._publish(bundle)
+        self.archive, self.archive_revision = archive, bundle.id
         applied = await self.workers.tell(
             bus.BundleNews(self.workers.next_ticket(), bundle.id, self.archive)
         )
@@ -239,11 +252,6 @@ class ControlPlane:
         for finding in findings:
             _log.error("policy_rejected", revision=revision, finding=finding)
         return Outcome(str(position), 0, 0, findings=tuple(findings), revision=revision)
-
-    def _publish(self, bundle: Bundle) -> None:
-        """Offer a bundle to whoever pulls it; a signed source is passed on as it was signed."""
-        self.archive = self.source.archive() or write_archive(bundle, None)
-        self.archive_revision = bundle.id
 
     # What runs for the life of the process
 
