@@ -6,6 +6,7 @@ What it guarantees:
 * Whatever arrives during a flush makes the next batch: no timer, no added delay when idle. Where
   many intents are open, flushes begin ``FLUSH_GAP_NS`` apart at least, so that a fast disk does not
   make a signature of every record.
+* Content to be sealed is sealed in the thread, and durable before the record that names it.
 * Any error of the disk latches: every waiter and every later ``append`` gets ``LogUnavailable``,
   and nothing is tried again. What is on disk then is only known after a restart has read it.
 * A record that is refused (``ValueError``) takes no index and harms no other record.
@@ -30,12 +31,16 @@ from types import TracebackType
 from typing import Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.audit import recovery
 from gateway.audit.appender import Appender
 from gateway.audit.batch import Composer
+from gateway.audit.content import Part
+from gateway.audit.content_writer import Content, ContentWriter
 from gateway.audit.note import Checkpoint, SigningKey, VerifierKey
 from gateway.audit.records import (
+    AccessIntent,
     AccessOutcome,
     Gateway,
     LogClosed,
@@ -76,6 +81,7 @@ class _Pending(Struct):
     record: Record
     facts: bytes | None
     subject_key: bytes | None
+    content: Content | None
     wall: int
     mono: int
     waiter: asyncio.Future[Position] | Future[Position]
@@ -92,6 +98,7 @@ class AuditLog:
         lock: int,
         *,
         origin: str,
+        content: ContentWriter | None,
         wall: Callable[[], int],
         monotonic: Callable[[], int],
         queue_records: int,
@@ -101,6 +108,7 @@ class AuditLog:
         self.counters = Counters()
         self.failed: str | None = None
         self._composer, self._appender, self._lock_fd = composer, appender, lock
+        self._content = content
         self._wall, self._monotonic = wall, monotonic
         self._queue_records = queue_records
         self._on_head = on_head
@@ -121,6 +129,7 @@ class AuditLog:
         *,
         node: Gateway,
         former: Sequence[VerifierKey] = (),
+        content: ContentWriter | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         known: Checkpoint | None = None,
         full: bool = False,
@@ -140,6 +149,7 @@ class AuditLog:
             key: signs from now on.
             node: who writes, in every record.
             former: earlier keys whose checkpoints are good.
+            content: where content is sealed; without it a record with content is refused.
             segment_bytes: when to begin the next file.
             known: a checkpoint kept outside the log, which it must extend.
             full: read all segments, not only the last.
@@ -180,6 +190,7 @@ class AuditLog:
                 appender,
                 lock,
                 origin=origin,
+                content=content,
                 wall=wall,
                 monotonic=monotonic,
                 queue_records=queue_records,
@@ -205,7 +216,11 @@ class AuditLog:
         self._thread.start()
 
     async def append(
-        self, record: Record, facts: bytes | None = None, subject_key: bytes | None = None
+        self,
+        record: Record,
+        facts: bytes | None = None,
+        subject_key: bytes | None = None,
+        content: Content | None = None,
     ) -> Position:
         """Record, durably.
 
@@ -213,6 +228,7 @@ class AuditLog:
             record: with the writer's fields empty.
             facts: the exact evaluated bytes, sealed beside the record under ``subject_key``.
             subject_key: 32 bytes; given with ``facts`` and only then.
+            content: the body that an intent or outcome speaks of, to be sealed to two roles.
 
         Raises:
             LogUnavailable: the log has failed, is closing, or its queue is full.
@@ -220,7 +236,7 @@ class AuditLog:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Position] = loop.create_future()
-        self._enqueue(self._pending(record, future, facts, subject_key, loop))
+        self._enqueue(self._pending(record, future, facts, subject_key, content=content, loop=loop))
         if self._waking is not loop:
             # What one turn of the loop hands in makes one batch, and one change of threads.
             self._waking = loop
@@ -228,11 +244,15 @@ class AuditLog:
         return await future
 
     def append_sync(
-        self, record: Record, facts: bytes | None = None, subject_key: bytes | None = None
+        self,
+        record: Record,
+        facts: bytes | None = None,
+        subject_key: bytes | None = None,
+        content: Content | None = None,
     ) -> Position:
         """``append`` for threads; blocks."""
         future: Future[Position] = Future()
-        self._enqueue(self._pending(record, future, facts, subject_key))
+        self._enqueue(self._pending(record, future, facts, subject_key, content=content))
         self._wake()
         return future.result()
 
@@ -275,6 +295,8 @@ class AuditLog:
             self._wakeup.notify()
         self._thread.join()
         self._appender.close()
+        if self._content is not None:
+            self._content.close()
         os.close(self._lock_fd)
 
     async def aclose(self) -> None:
@@ -298,10 +320,12 @@ class AuditLog:
         waiter: asyncio.Future[Position] | Future[Position],
         facts: bytes | None = None,
         subject_key: bytes | None = None,
+        *,
+        content: Content | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> _Pending:
         wall, mono = self._wall(), self._monotonic()
-        return _Pending(record, facts, subject_key, wall, mono, waiter, loop)
+        return _Pending(record, facts, subject_key, content, wall, mono, waiter, loop)
 
     def _enqueue(self, pending: _Pending) -> None:
         with self._wakeup:
@@ -356,7 +380,8 @@ class AuditLog:
         results: list[_Result] = []
         for item in batch:
             try:
-                seq = composer.add(item.record, item.wall, item.mono, item.facts, item.subject_key)
+                record = self._sealed(item) if item.content is not None else item.record
+                seq = composer.add(record, item.wall, item.mono, item.facts, item.subject_key)
                 results.append(Position(self.origin, seq))
             except ValueError as error:
                 results.append(error)
@@ -364,6 +389,8 @@ class AuditLog:
         self.counters.refused += len(batch) - added
         if added:
             data, head = composer.finish()
+            if self._content is not None:
+                self._content.sync()
             self._appender.append(data)
             if self._on_head is not None:
                 self._on_head(head)
@@ -372,6 +399,20 @@ class AuditLog:
             self.counters.records += added
             self.counters.bytes += len(data)
         return results
+
+    def _sealed(self, item: _Pending) -> Record:
+        """The record with the place of its content, which is written; if the record is refused
+        later on, no record names it."""
+        record, content, files = item.record, item.content, self._content
+        if files is None or content is None:
+            raise ValueError("no role keys are set, to which content could be sealed")
+        if isinstance(record, AccessIntent):
+            ref = files.add(content, record.request_id, Part.REQUEST, item.wall)
+            return replace(record, request=replace(record.request, content=ref))
+        if isinstance(record, AccessOutcome) and record.response is not None:
+            ref = files.add(content, record.request_id, Part.ANSWER, item.wall)
+            return replace(record, response=replace(record.response, content=ref))
+        raise ValueError("only an intent and an outcome with an answer have content")
 
 
 def _tell(batch: Sequence[_Pending], results: Sequence[_Result]) -> None:
