@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from gateway.core.clock import Clock, timestamp
-from gateway.core.entities import Credential, Member, Organisation, Principal
+from gateway.core.entities import Credential, Principal
 from gateway.core.protocols import Directory
 from gateway.core.refusal import Refusal, Refused
 from gateway.identity import api_keys
 from gateway.identity.credentials import MALFORMED, Presented, invalid, presented
 from gateway.identity.jwks import Fetch, JwksCache
+from gateway.identity.standing import Lacking, Standing, principal_of_key, standing_of
 from gateway.identity.tokens import NOT_ACCEPTED, TokenVerifier, VerifiedToken
 
 __all__ = ["Identifier"]
@@ -146,21 +147,8 @@ class Identifier:
         return principal
 
     def _of_credential(self, credential: Credential) -> Principal | None:
-        standing = self._standing(credential.member)
-        if standing is None or credential.status != "active" or self._over(credential.expires_at):
-            return None
-        member, organisation, subject_key = standing
-        return Principal(
-            member=member,
-            organisation=organisation,
-            credential_id=credential.id,
-            kind="api_key",
-            expires_at=credential.expires_at,
-            scopes=credential.scopes,
-            engagement=credential.engagement,
-            epoch=self._directory.epoch,
-            subject_key=subject_key,
-        )
+        found = principal_of_key(self._directory, credential, self._clock.reading()[0])
+        return None if isinstance(found, Lacking) else found
 
     def _by_token(self, token: VerifiedToken) -> Principal:
         claims = token.claims
@@ -183,16 +171,9 @@ class Identifier:
             subject_key=subject_key,
         )
 
-    def _standing(self, member_id: str) -> tuple[Member, Organisation, bytes] | None:
-        """A member who has not been taken away, his organisation, and the key for his facts."""
-        member = self._directory.member(member_id)
-        if member is None or member.status == "revoked":
-            return None
-        organisation = self._directory.organisation(member.organisation)
-        if organisation is None or organisation.status == "withdrawn":
-            return None
-        subject_key = self._directory.subject_key(member_id)
-        return None if subject_key is None else (member, organisation, subject_key)
+    def _standing(self, member_id: str) -> Standing | None:
+        found = standing_of(self._directory, member_id)
+        return None if isinstance(found, Lacking) else found
 
     def _over(self, expires_at: str | None) -> bool:
         """Whether an expiry has come; ``facts.Timestamp`` sorts as text."""

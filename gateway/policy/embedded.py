@@ -141,6 +141,20 @@ class Interpreter:
             raise Undefined(rule)
         return value
 
+    def decide(self, facts: bytes) -> Decision:
+        """The decision on these facts.
+
+        Raises:
+            EngineUnavailable: for everything that is not a valid decision.
+        """
+        self.set_input(facts)
+        try:
+            return parse_decision(self.evaluate(ENTRY_POINT).encode())
+        except Undefined:
+            raise EngineUnavailable("the decision is undefined") from None
+        except ValueError as error:
+            raise EngineUnavailable(str(error)) from None
+
     def syntax(self) -> str:
         """The parsed modules, as JSON."""
         self._check()
@@ -190,14 +204,7 @@ class EmbeddedEngine:
         Raises:
             EngineUnavailable: for everything that is not a valid decision.
         """
-        interpreter = self._ready()
-        interpreter.set_input(facts)
-        try:
-            return parse_decision(interpreter.evaluate(ENTRY_POINT).encode())
-        except Undefined:
-            raise EngineUnavailable("the decision is undefined") from None
-        except ValueError as error:
-            raise EngineUnavailable(str(error)) from None
+        return self._ready().decide(facts)
 
     async def health(self) -> bool:
         """Whether a decision could be made now."""

@@ -20,7 +20,7 @@ from gateway.core.decision import Decision, parse_decision
 from gateway.core.protocols import EngineUnavailable, PolicyEngine, Revision
 from gateway.policy import lint
 from gateway.policy.bundle import Bundle
-from gateway.policy.embedded import ENTRY_POINT, Interpreter, Undefined, run_tests
+from gateway.policy.embedded import ENTRY_POINT, Interpreter, run_tests
 from gateway.policy.findings import BundleError
 from gateway.policy.revision import revision_of
 from gateway.policy.speed import maximal_facts, too_slow
@@ -176,11 +176,8 @@ def _trial(bundle: Bundle, golden: Sequence[Golden]) -> list[str]:
 
 def _differs(interpreter: Interpreter, case: Golden) -> str | None:
     try:
-        interpreter.set_input(case.facts)
-        decision = parse_decision(interpreter.evaluate(ENTRY_POINT).encode())
-    except Undefined:
-        return "the decision is undefined"
-    except (EngineUnavailable, ValueError) as error:
+        decision = interpreter.decide(case.facts)
+    except EngineUnavailable as error:
         return str(error)
     if decision == case.decision:
         return None

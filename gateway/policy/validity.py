@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from gateway.core.clock import parse_timestamp, timestamp
 from gateway.core.decision import Decision
 
-__all__ = ["MAX_VALIDITY_S", "valid_until"]
+__all__ = ["MAX_VALIDITY_S", "next_boundary", "valid_until"]
 
 MAX_VALIDITY_S = 60
 _HOUR_S = 3600
@@ -39,18 +39,29 @@ def valid_until(facts: bytes, now: int, instants: Sequence[int], decision: Decis
         ValueError: a timestamp in the facts is no time.
     """
     end = min(now + MAX_VALIDITY_S, now - now % _HOUR_S + _HOUR_S)
+    boundary = next_boundary(facts, now, instants)
+    if boundary is not None:
+        end = min(end, boundary)
+    if decision.valid_until is not None:
+        end = min(end, parse_timestamp(decision.valid_until))
+    return float(end)
+
+
+def next_boundary(facts: bytes, now: int, instants: Sequence[int]) -> int | None:
+    """The first second after ``now`` at which a comparison with a timestamp of the facts or of the
+    revision may come out otherwise; ``None`` where none is left. Arguments and errors are those of
+    ``valid_until``."""
+    ends = []
     position = bisect_left(instants, now)
     if position < len(instants):
-        end = min(end, _next(instants[position], now))
+        ends.append(_next(instants[position], now))
     present = timestamp(now).encode()
     # In this one spelling the order of the texts is the order of the instants.
     stamps = [stamp for stamp in _TIMESTAMPS.findall(facts) if stamp >= present]
     stamps.remove(present)  # context.time itself
     if stamps:
-        end = min(end, _next(parse_timestamp(min(stamps).decode()), now))
-    if decision.valid_until is not None:
-        end = min(end, parse_timestamp(decision.valid_until))
-    return float(end)
+        ends.append(_next(parse_timestamp(min(stamps).decode()), now))
+    return min(ends, default=None)
 
 
 def _next(instant: int, now: int) -> int:

@@ -12,13 +12,13 @@ from msgspec import Struct
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.clock import Clock
 from gateway.core.decision import Effect
+from gateway.core.evaluation import context_of, facts_of, list_action
 from gateway.core.facts import Action, Facts, Network, Wire
 from gateway.core.protocols import EngineUnavailable, Revision
 from gateway.core.refusal import Refusal, Refused
 from gateway.identity.identify import Identifier
 from gateway.policy.judge import Judge, Judgement
 from gateway.proxy import refusals
-from gateway.proxy.evaluation import context_of, facts_of, list_action
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.network import NetworkLabels
 from gateway.proxy.subjects import Budgets, Subjects

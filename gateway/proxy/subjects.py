@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from gateway.core.clock import Clock
 from gateway.core.entities import Principal
+from gateway.core.evaluation import subject_of
 from gateway.core.facts import Subject
 from gateway.core.refusal import LimitState
-from gateway.proxy.evaluation import subject_of
 
 __all__ = ["Budgets", "Subjects"]
 
