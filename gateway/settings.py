@@ -37,6 +37,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from gateway.core.role_keys import PUBLIC, Role, RoleKeyInvalid, key_bytes
+
 __all__ = [
     "DEMO_MARKER",
     "ConfigurationError",
@@ -152,6 +154,17 @@ def _secret(value: SecretStr) -> SecretStr:
     if text.strip() != text or not text.isascii() or not text.isprintable():
         raise ValueError("holds white space or characters that cannot stand in a header")
     return value
+
+
+def _role_key(role: Role) -> AfterValidator:
+    def valid(text: str) -> str:
+        try:
+            key_bytes(PUBLIC, role, text)
+        except RoleKeyInvalid as error:
+            raise ValueError(f"{error}; make one by `sluicegate content keygen {role}`") from None
+        return text.strip()
+
+    return AfterValidator(valid)
 
 
 def _denial_status(status: int) -> int:
@@ -387,6 +400,45 @@ class Audit(_Section):
     summary_s: Seconds = 10
 
 
+class Content(_Section):
+    """Sealed content: what of calls is kept for a reviewer and an approver to open together.
+
+    ``reviewer`` and ``approver`` are the public keys of the two roles; without them a call whose
+    decision asks for sealed content is refused. ``retention_days`` is how long content is kept at
+    least, in days. Of an answer the first ``max_answer_bytes`` are sealed.
+    """
+
+    reviewer: Annotated[str, _role_key(Role.REVIEWER)] | None = None
+    approver: Annotated[str, _role_key(Role.APPROVER)] | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    max_answer_bytes: Bytes = 1024 * 1024
+
+    @model_validator(mode="after")
+    def _two_roles(self) -> Content:
+        keys: list[KeyPath] = [("reviewer",), ("approver",)]
+        if (self.reviewer is None) != (self.approver is None):
+            missing = "reviewer" if self.reviewer is None else "approver"
+            message = (
+                f"{missing}: missing; content is sealed to both roles or to none: make it by "
+                f"`sluicegate content keygen {missing}`"
+            )
+            raise _Conflict([(message, keys)])
+        if self.reviewer is not None and self.approver is not None:
+            pair = [
+                key_bytes(PUBLIC, Role.REVIEWER, self.reviewer),
+                key_bytes(PUBLIC, Role.APPROVER, self.approver),
+            ]
+            if pair[0] == pair[1]:
+                message = "reviewer and approver are one key: one person would open everything"
+                raise _Conflict([(message, keys)])
+        return self
+
+    @property
+    def sealable(self) -> bool:
+        """Whether content can be sealed here."""
+        return self.reviewer is not None
+
+
 class Egress(_Section):
     """What the gateway itself may fetch from (JWKS): private networks must be listed."""
 
@@ -505,6 +557,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     attempts: Attempts = Attempts()
     audit: Audit = Audit()
+    content: Content = Content()
     egress: Egress = Egress()
     exporters: dict[ExporterName, Exporter] = {}
     registry_max_age_s: Seconds = 30
@@ -521,6 +574,14 @@ class Settings(BaseSettings):
                 "would grant the whole limit; set limits.store: redis, or data.workers: 1"
             )
             found.append((message, [("data", "workers"), ("limits", "store")]))
+        needed = self.data.max_body_bytes + self.content.max_answer_bytes
+        if self.content.sealable and self.data.memory_budget_bytes < needed:
+            message = (
+                "data.memory_budget_bytes is smaller than data.max_body_bytes and "
+                "content.max_answer_bytes together: no large call could be sealed"
+            )
+            places = [("data", "memory_budget_bytes"), ("content", "max_answer_bytes")]
+            found.append((message, places))
         listeners = (("data", self.data), ("console", self.console), ("ops", self.ops))
         for (one, first), (other, second) in itertools.combinations(listeners, 2):
             if _overlap(first, second):

@@ -1,6 +1,7 @@
 """The state directory: what lies where.
 
 audit/<shard>/      one log for each writing process
+content/<shard>/    what of its calls is sealed, for as long as the settings say
 heads/<shard>       its newest checkpoint, kept outside the log
 cosigned/<shard>    the newest that witnesses have cosigned
 keys/               0700: log signing keys, the registry's MAC key, the pseudonym key
@@ -62,6 +63,10 @@ class StateDirectory:
     def log(self, shard: str) -> Path:
         """The directory of one log."""
         return self.audit / shard
+
+    def content(self, shard: str) -> Path:
+        """The directory of one log's sealed content; made by the first piece of it."""
+        return self.root / "content" / shard
 
     def head(self, shard: str) -> Path:
         """The file that holds a log's newest checkpoint."""

@@ -85,6 +85,8 @@ async def run_data_worker(process: Process) -> None:
             body_timeout_s=settings.data.body_timeout_s,
             registry_max_age_s=settings.registry_max_age_s,
             unrestricted_on_limiter_failure=settings.limits.unrestricted_on_failure == "allow",
+            sealable=settings.content.sealable,
+            max_answer_bytes=settings.content.max_answer_bytes,
         ),
         clock=clock,
         identifier=identifier,
@@ -100,7 +102,10 @@ async def run_data_worker(process: Process) -> None:
         ),
         answerer=answerer,
         metrics=metrics,
-        memory=MemoryBudget(settings.data.memory_budget_bytes, settings.data.max_body_bytes),
+        memory=MemoryBudget(
+            settings.data.memory_budget_bytes,
+            settings.data.max_body_bytes + settings.content.max_answer_bytes,
+        ),
         addresses=addresses,
         registry_age=lambda: worker.registry_age(),  # noqa: PLW0108 - made after it
     )

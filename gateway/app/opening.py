@@ -16,6 +16,8 @@ from pathlib import Path
 import uvloop
 
 from gateway import __version__
+from gateway.audit.content import parse_public_role_key
+from gateway.audit.content_writer import ContentWriter
 from gateway.audit.note import Checkpoint, NoteError, SigningKey, parse_checkpoint
 from gateway.audit.records import Gateway
 from gateway.audit.segments import LogCorrupt, segment_files
@@ -99,12 +101,24 @@ def open_log(state: StateDirectory, shard: str, settings: Settings) -> AuditLog:
         origin,
         key,
         node=Gateway(node=socket.gethostname(), build=__version__),
+        content=_content(state, shard, origin, settings),
         segment_bytes=settings.audit.segment_bytes,
         known=known,
         # The registry believes what the control shard says of its rows.
         full=shard == CONTROL_SHARD or size <= READ_WHOLE_BYTES,
         on_head=_head_keeper(head),
     )
+
+
+def _content(
+    state: StateDirectory, shard: str, origin: str, settings: Settings
+) -> ContentWriter | None:
+    """Where a shard's content is sealed, if there are the keys of both roles."""
+    reviewer, approver = settings.content.reviewer, settings.content.approver
+    if reviewer is None or approver is None:
+        return None
+    keys = (parse_public_role_key(reviewer), parse_public_role_key(approver))
+    return ContentWriter(state.content(shard), origin, *keys)
 
 
 def _head_keeper(path: Path) -> Callable[[Checkpoint], None]:

@@ -105,7 +105,10 @@ def serve(config: Config = Path("sluicegate.yaml"), dev: Dev = False) -> None:
             say(f"ops      {settings.ops.url}")
             client = ControlClient(StateDirectory(settings.state_dir).control_socket)
             with suppress(ControlUnavailable, ControlRefused):  # then it has its own words
-                for note in (await client.get("/status"))["notes"]:
+                report = await client.get("/status")
+                for problem in report["problems"]:
+                    _show_matter("!", problem)
+                for note in report["notes"]:
                     _show_matter("note:", note)
         await running
 

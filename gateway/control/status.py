@@ -20,6 +20,8 @@ SILENT_S = 5.0
 FAILING_S = 60.0
 """For so long after its last failure an endpoint is a problem."""
 NAMED_AT_MOST = 5
+_SEALED = b"sealed"
+"""What stands in every rule or data that asks for sealed content."""
 _DO_ABOUT: Mapping[str, str] = {
     Reason.UPSTREAM_CREDENTIAL: "set another key for upstreams.{name}: {url} refuses it",
     Reason.UPSTREAM_UNREACHABLE: "see that {url} can be reached from here, and that it is right",
@@ -33,6 +35,7 @@ class Status:
         workers: how many data workers there should be.
         addresses: URL by listener, for people.
         endpoints: URL by model endpoint of the settings.
+        sealable: whether the settings hold the keys to which content is sealed.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class Status:
         workers: int,
         addresses: Mapping[str, str],
         endpoints: Mapping[str, str],
+        sealable: bool = True,
     ) -> None:
         self._plane = plane
         self._expected = workers
         self._addresses = addresses
         self._endpoints = endpoints
+        self._sealable = sealable
         self._read: Revision | None = None
         self._started = time.time()
 
@@ -138,6 +143,22 @@ class Status:
                 "or take its models out of data/models.yaml",
             }
             for name in missing
+        ]
+
+    def _unsealable(self) -> list[dict[str, str]]:
+        """Rules that may ask for sealed content, where nothing can be sealed."""
+        active = self._plane.lifecycle.active
+        asked = active is not None and any(_SEALED in text for text in active.files.values())
+        if self._sealable or not asked:
+            return []
+        return [
+            {
+                "what": "the rules may ask for sealed content, and there are no keys to seal it to",
+                "reaches": "callers whose calls are to be sealed: each is refused, with "
+                f"{Reason.CONTENT_KEYS_MISSING}",
+                "do": "sluicegate content keygen reviewer -o FILE, and approver likewise; set "
+                "content.reviewer and content.approver to the lines that it prints; restart",
+            }
         ]
 
     def _failures(self) -> dict[str, dict[str, Any]]:
@@ -257,7 +278,7 @@ class Status:
                     "do": "free or mend the disk, then restart the gateway",
                 }
             )
-        found += self._failing()
+        found += [*self._unsealable(), *self._failing()]
         found += [
             {
                 "what": f"{each.code}: {each.kind} {each.id}: {each.message}",

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     LIMITER_UNAVAILABLE = "limiter_unavailable"
     # Step 5, record
     LOG_UNAVAILABLE = "log_unavailable"
+    CONTENT_KEYS_MISSING = "content_keys_missing"
     # Steps 6 and 7, forward and relay
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -87,6 +88,7 @@ _FAULTS = {
     Reason.POLICY_ERROR: Fault.GATEWAY,
     Reason.LIMITER_UNAVAILABLE: Fault.GATEWAY,
     Reason.LOG_UNAVAILABLE: Fault.GATEWAY,
+    Reason.CONTENT_KEYS_MISSING: Fault.GATEWAY,
     Reason.SHUTTING_DOWN: Fault.GATEWAY,
     Reason.INTERNAL_ERROR: Fault.GATEWAY,
     Reason.UPSTREAM_UNREACHABLE: Fault.UPSTREAM,

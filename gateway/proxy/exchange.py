@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from gateway.core.decision import Capture
 from gateway.core.ids import new_request_id
 from gateway.core.reasons import Reason
 from gateway.core.refusal import Refusal, Refused
@@ -86,16 +87,30 @@ class Request(Struct, frozen=True):
     http_version: str = "1.1"
 
 
+_Data = bytes
+"""For a class where ``bytes`` is a field."""
+
+
 @dataclass(slots=True, eq=False)
 class Progress:
-    """The answer so far, as it left for the client."""
+    """The answer so far, as it left for the client. ``kept`` are its first bytes, at most
+    ``keep_bytes``, where it is to be sealed."""
 
     status: int = 0
     bytes: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    keep_bytes: int = 0
+    kept: bytearray = field(default_factory=bytearray)
     first_byte_at: float = 0.0
     streamed: bool = False
     complete: bool = False
+
+    def took(self, data: _Data) -> None:
+        """These bytes go to the client next."""
+        self.bytes += len(data)
+        self.digest.update(data)
+        if self.keep_bytes > len(self.kept):
+            self.kept += data[: self.keep_bytes - len(self.kept)]
 
 
 class Step(IntEnum):
@@ -158,7 +173,7 @@ class Exchange:
     # 2 Read
     held_bytes: int = 0
     body: bytes = b""
-    body_sha256: str = ""
+    body_sha256: bytes = b""
     parsed: RequestBody = field(init=False)
     # 3 Decide: the judgement that binds, also where it denies; the entry only where it allows
     decision_id: str = ""
@@ -169,13 +184,15 @@ class Exchange:
     standing: tuple[Facts, ...] = ()
     """What must go on being allowed while this runs: one evaluation for each model served."""
     valid_until: float = 0.0
+    capture: Capture = Capture.DIGEST
+    """How much the record keeps: the most that is asked for any model that the body names."""
     due: int = 0
     """The second in which the in-flight table asks again; its own to set."""
     # 4 Admit
     reservation: Reservation | None = None
     # 5 Record
     edits: tuple[str, ...] = ()
-    forwarded_sha256: str = ""
+    forwarded_sha256: bytes = b""
     intent: Position = field(init=False)
     # 6 Forward, 7 Relay
     upstream_status: int = 0

@@ -29,7 +29,7 @@ from gateway.audit.summary import RefusalSummary
 from gateway.audit.writer import AuditLog
 from gateway.core.catalogue import CatalogueEntry
 from gateway.core.clock import Clock
-from gateway.core.decision import Effect, LimitKey
+from gateway.core.decision import Capture, Effect, LimitKey
 from gateway.core.facts import Action, Wire
 from gateway.core.ids import new_decision_id
 from gateway.core.permit import Permit, Target
@@ -97,6 +97,8 @@ class PipelineSettings:
     body_timeout_s: float
     registry_max_age_s: float
     unrestricted_on_limiter_failure: bool
+    sealable: bool
+    max_answer_bytes: int
 
 
 class Pipeline:
@@ -269,7 +271,7 @@ class Pipeline:
         except ConnectionError:
             exchange.client_lost()
             raise Refused(refusals.CLIENT_GONE) from None
-        exchange.body_sha256 = hashlib.sha256(exchange.body).hexdigest()
+        exchange.body_sha256 = hashlib.sha256(exchange.body).digest()
         exchange.parsed = request.read_request(exchange.wire, exchange.body)
         exchange.reached = Step.READ
         exchange.clock_step("read", since)
@@ -337,6 +339,7 @@ class Pipeline:
         exchange.model_label = exchange.entry.id
         exchange.standing = tuple([one.facts for one in judged])
         exchange.valid_until = min([one.judgement.valid_until for one in judged])
+        self._prepare_capture(exchange, judged)
         self.inflight.schedule(exchange)
         exchange.clock_step("decide", since)
 
@@ -383,6 +386,25 @@ class Pipeline:
             if one.name in nested and not known:
                 raise Refused(refusals.NESTED_NAME)
         return first
+
+    def _prepare_capture(self, exchange: Exchange, judged: Sequence[Judged]) -> None:
+        """Whatever the record has to keep of this call can be kept, or the call ends here.
+
+        What an answer may take is set aside now: if it had to be found while the answer runs,
+        calls enough at once would leave the rest of them unsealed.
+        """
+        wanted = [one.judgement.decision.capture for one in judged]
+        exchange.capture = recording.strictest(wanted)
+        if exchange.capture not in recording.SEALED:
+            return
+        if not self.settings.sealable:
+            raise Refused(refusals.CONTENT_KEYS_MISSING)
+        if exchange.capture is Capture.SEALED:
+            size = self.settings.max_answer_bytes
+            if not self.memory.take(exchange.principal.member.id, size):
+                raise Refused(refusals.MEMORY_BUDGET_SPENT)
+            exchange.held_bytes += size
+            exchange.answer.keep_bytes = size
 
     # 4 Admit
 
@@ -443,11 +465,14 @@ class Pipeline:
         except edits.EditFailed:
             raise Refused(refusals.INTERNAL_ERROR) from None
         exchange.forwarded_sha256 = (
-            hashlib.sha256(body).hexdigest() if exchange.edits else exchange.body_sha256
+            hashlib.sha256(body).digest() if exchange.edits else exchange.body_sha256
         )
         try:
             exchange.intent = await self.log.append(
-                recording.intent(exchange), judgement.facts_json, exchange.principal.subject_key
+                recording.intent(exchange),
+                judgement.facts_json,
+                exchange.principal.subject_key,
+                recording.request_content(exchange),
             )
         except (LogUnavailable, ValueError):
             raise Refused(refusals.LOG_UNAVAILABLE) from None
@@ -530,7 +555,8 @@ class Pipeline:
         """
         exchange.outcome_recorded = True
         await self._give_back(exchange)
-        await self.log.append(recording.outcome(exchange))
+        content = recording.answer_content(exchange)
+        await self.log.append(recording.outcome(exchange), content=content)
 
     async def _give_back(self, exchange: Exchange) -> None:
         """Settle the reservation, if there is one that is not yet settled."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from gateway.audit.content import keyed_digest
+from gateway.audit.content_writer import Content
 from gateway.audit.records import (
     AccessDenied,
     AccessIntent,
     AccessOutcome,
+    ContentRef,
     DecisionRef,
     LimitTaken,
     ModelRef,
@@ -22,7 +25,7 @@ from gateway.audit.records import (
     Tokens,
     UpstreamRef,
 )
-from gateway.core.decision import Decision
+from gateway.core.decision import Capture, Decision
 from gateway.core.entities import Principal
 from gateway.core.facts import UNKNOWN_MODEL
 from gateway.core.reasons import Fault, Reason
@@ -33,9 +36,23 @@ from gateway.proxy.network import KeyedHashes
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.edits import Edits
 
-__all__ = ["count", "denial", "downgraded", "edits_wanted", "intent", "outcome", "tokens_used"]
+__all__ = [
+    "SEALED",
+    "answer_content",
+    "count",
+    "denial",
+    "downgraded",
+    "edits_wanted",
+    "intent",
+    "outcome",
+    "request_content",
+    "strictest",
+    "tokens_used",
+]
 
 HTTP_ERROR = 400
+SEALED = frozenset({Capture.SEALED_REQUEST, Capture.SEALED})
+"""What cannot be kept without the keys of both roles."""
 MOST_TOKENS = 10_000_000
 """What one call is charged at most of each kind, whatever its endpoint says (the record keeps the
 endpoint's own figure): no model reads or writes more, and a wrong figure must not shut a member out
@@ -66,6 +83,11 @@ def downgraded(asked: Judgement, substitute: Judgement) -> Judgement:
     return replace(asked, decision=decision)
 
 
+def strictest(captures: Iterable[Capture]) -> Capture:
+    """The one that keeps the most."""
+    return max(captures, key=list(Capture).index)
+
+
 def edits_wanted(exchange: Exchange, addresses: KeyedHashes) -> Edits:
     """The closed list of edits, each where the catalogue asks for it (invariant 1)."""
     entry = exchange.entry
@@ -91,9 +113,32 @@ def intent(exchange: Exchange) -> AccessIntent:
         wire=exchange.wire,
         action=exchange.standing[0].action.name,
         model=ModelRef(requested=exchange.requested, authorised=entry.id, endpoint=entry.endpoint),
-        decision=_decision(exchange.judgement),
-        request=_request(exchange),
+        decision=_decision(exchange.judgement, exchange.capture),
+        request=_request(exchange, exchange.capture),
         limits=_limits(exchange),
+    )
+
+
+def request_content(exchange: Exchange) -> Content | None:
+    """What is to be sealed of the request, exactly as received."""
+    if exchange.capture not in SEALED:
+        return None
+    principal = exchange.principal
+    digest = keyed_digest(principal.subject_key, exchange.body_sha256)
+    return Content(exchange.body, principal.member.id, principal.subject_key, digest)
+
+
+def answer_content(exchange: Exchange) -> Content | None:
+    """What is to be sealed of the answer, as far as it left for the client."""
+    answer, principal = exchange.answer, exchange.principal
+    if exchange.capture is not Capture.SEALED or not answer.bytes:
+        return None
+    return Content(
+        bytes(answer.kept),
+        principal.member.id,
+        principal.subject_key,
+        keyed_digest(principal.subject_key, answer.digest.digest()),
+        truncated=answer.bytes > len(answer.kept),
     )
 
 
@@ -108,6 +153,8 @@ def denial(exchange: Exchange, refusal: Refusal, addresses: KeyedHashes) -> Acce
         model = ModelRef(
             requested=requested, requested_hmac=named if requested == UNKNOWN_MODEL else ""
         )
+    # What is refused goes nowhere, so of its content there is a digest at most.
+    captured = exchange.judgement.decision.capture if judged else exchange.capture
     return AccessDenied(
         request_id=exchange.request_id,
         decision_id=exchange.decision_id,
@@ -117,8 +164,8 @@ def denial(exchange: Exchange, refusal: Refusal, addresses: KeyedHashes) -> Acce
         src=_source(exchange),
         wire=exchange.wire,
         model=model,
-        decision=_decision(exchange.judgement) if judged else None,
-        request=_request(exchange) if exchange.body_sha256 else None,
+        decision=_decision(exchange.judgement, captured) if judged else None,
+        request=_request(exchange, captured) if exchange.body_sha256 else None,
         limits=_taken(refusal.limits),
     )
 
@@ -141,7 +188,9 @@ def outcome(exchange: Exchange) -> AccessOutcome:
         served_model=exchange.served_model,
         tokens=_tokens(exchange),
         response=ResponseRef(
-            bytes=answer.bytes, sha256=answer.digest.hexdigest(), finish=exchange.finish
+            bytes=answer.bytes,
+            content=_digest(exchange, answer.digest.digest(), exchange.capture),
+            finish=exchange.finish,
         ),
         ttfb_ms=_ms(answer.first_byte_at - exchange.started_at) if answer.first_byte_at else 0,
         dur_ms=_ms(now - exchange.started_at),
@@ -227,7 +276,7 @@ def _source(exchange: Exchange) -> SourceRef:
     return SourceRef(hmac=exchange.source, labels=network.labels, country=network.country)
 
 
-def _decision(judgement: Judgement) -> DecisionRef:
+def _decision(judgement: Judgement, capture: Capture) -> DecisionRef:
     decision = judgement.decision
     return DecisionRef(
         effect=decision.effect,
@@ -237,23 +286,32 @@ def _decision(judgement: Judgement) -> DecisionRef:
         ),
         directives=judgement.directives,
         valid_until=judgement.valid_until_text,
-        capture=decision.capture,
+        capture=capture,
         review=decision.review,
         eval_us=judgement.eval_us,
         memo=judgement.memo,
     )
 
 
-def _request(exchange: Exchange) -> RequestRef:
+def _request(exchange: Exchange, capture: Capture) -> RequestRef:
     parsed = exchange.parsed if exchange.reached >= Step.READ else None
+    key = exchange.principal.subject_key
+    edited = exchange.edits and capture is not Capture.METADATA
     return RequestRef(
         bytes=len(exchange.body),
-        sha256=exchange.body_sha256,
-        forwarded_sha256=exchange.forwarded_sha256 if exchange.edits else "",
+        content=_digest(exchange, exchange.body_sha256, capture),
+        forwarded_digest=keyed_digest(key, exchange.forwarded_sha256) if edited else "",
         edits=exchange.edits,
         stream=parsed.stream if parsed is not None else False,
         max_output_tokens=parsed.max_output_tokens if parsed is not None else 0,
     )
+
+
+def _digest(exchange: Exchange, sha256: bytes, capture: Capture) -> ContentRef | None:
+    """A body's digest, keyed with the member's key, unless only metadata is kept."""
+    if capture is Capture.METADATA:
+        return None
+    return ContentRef(digest=keyed_digest(exchange.principal.subject_key, sha256))
 
 
 def _limits(exchange: Exchange) -> tuple[LimitTaken, ...]:

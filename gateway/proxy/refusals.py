@@ -21,6 +21,7 @@ __all__ = [
     "ANSWER_UNRECORDED",
     "CLIENT_GONE",
     "CLIENT_STALLED",
+    "CONTENT_KEYS_MISSING",
     "CREDENTIAL_WITHDRAWN",
     "ENDPOINT_UNKNOWN",
     "INTERNAL_ERROR",
@@ -71,6 +72,11 @@ LOG_UNAVAILABLE = Refusal(
     Reason.LOG_UNAVAILABLE,
     "The gateway cannot record this call, so it does not forward it: try again later.",
     "Tell the gateway's operator if it lasts; this is a fault of the gateway, not a denial.",
+)
+CONTENT_KEYS_MISSING = Refusal(
+    Reason.CONTENT_KEYS_MISSING,
+    "The gateway must seal this call's content and has no keys for it, so it does not forward it.",
+    "Tell the gateway's operator: this is a fault of the gateway, not a denial.",
 )
 ANSWER_UNRECORDED = Refusal(
     Reason.LOG_UNAVAILABLE,

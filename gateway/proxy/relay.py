@@ -188,8 +188,7 @@ class Relay:
         answer = exchange.answer
         if not answer.first_byte_at:
             answer.first_byte_at = time.monotonic()
-        answer.bytes += len(data)
-        answer.digest.update(data)
+        answer.took(data)
 
     async def _end(
         self,
@@ -212,8 +211,7 @@ class Relay:
         if unsent is not None:
             exchange.answer.status = unsent.status
         exchange.answer.complete = True
-        exchange.answer.bytes += len(data)
-        exchange.answer.digest.update(data)
+        exchange.answer.took(data)
         try:
             await record_outcome(exchange)
         except LogUnavailable:

@@ -91,10 +91,10 @@ async def test_k43_a_body_is_forwarded_byte_for_byte(gate, upstream, wire):
     if wire != "count_tokens":
         assert answer.body == upstream.replies[-1].sent
     request = (await intent_of(gate, answer))["request"]
-    assert request["sha256"] == hashlib.sha256(ODD[wire]).hexdigest()
+    assert request["content"] == {"digest": gate.digest("red", ODD[wire])}
     assert request["bytes"] == len(ODD[wire])
     assert "edits" not in request
-    assert "forwarded_sha256" not in request
+    assert "forwarded_digest" not in request
 
 
 async def test_k43_headers_that_we_do_not_know_pass_too(gate, upstream):
@@ -269,8 +269,8 @@ async def test_the_safety_identifier_is_the_gateways_own(gate, upstream, wire):
         assert sent.json() == {**json.loads(body), "safety_identifier": told[name]}
         request = (await intent_of(gate, answer))["request"]
         assert request["edits"] == ["safety_identifier"]
-        assert request["sha256"] == hashlib.sha256(body).hexdigest()
-        assert request["forwarded_sha256"] == sent.sha256
+        assert request["content"]["digest"] == gate.digest(name, body)
+        assert request["forwarded_digest"] == gate.digest(name, sent.body)
         await raw.call(gate.port, TARGETS[wire], body_for(wire, "gpt-5.5-cyber"), key=key)
         assert upstream.received[-1].json()["safety_identifier"] == told[name]
         assert name not in told[name]
@@ -288,7 +288,8 @@ async def test_the_usage_chunk_that_we_asked_for_is_taken_out_again(gate, upstre
     assert b"usage" not in answer.body
     intent = await intent_of(gate, answer)
     assert intent["request"]["edits"] == ["stream_options.include_usage"]
-    assert intent["request"]["forwarded_sha256"] == upstream.received[-1].sha256
+    sent = gate.digest("greta", upstream.received[-1].body)
+    assert intent["request"]["forwarded_digest"] == sent
     (outcome,) = await gate.recorded("access.outcome", request_id=intent["request_id"])
     assert outcome["tokens"] == {"in": 7, "out": 5, "usage_source": "upstream"}
 
@@ -317,8 +318,8 @@ async def test_an_alias_reaches_the_endpoint_under_its_own_name(gate, upstream, 
         "requested": "house-opus", "authorised": "house-opus", "endpoint": "anthropic",
     }  # fmt: skip
     assert intent["request"]["edits"] == ["model"]
-    assert intent["request"]["sha256"] == hashlib.sha256(body).hexdigest()
-    assert intent["request"]["forwarded_sha256"] == sent.sha256
+    assert intent["request"]["content"]["digest"] == gate.digest("red", body)
+    assert intent["request"]["forwarded_digest"] == gate.digest("red", sent.body)
     (outcome,) = await gate.recorded("access.outcome", request_id=intent["request_id"])
     assert outcome["served_model"] == "opus-4.8-20260915"
-    assert outcome["response"]["sha256"] == hashlib.sha256(answer.body).hexdigest()
+    assert outcome["response"]["content"]["digest"] == gate.digest("red", answer.body)

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.audit.content import keyed_digest
 from tests.support.calls import CHAT, MESSAGES, WIRES, Call, Ticking, answered, said_so, streaming
 from tests.support.gate import Gate, running_gate
 from tests.support.upstream import Received, Reply, Upstream
@@ -43,7 +44,7 @@ def finished(wire, call: Call) -> bool:
     return not streamed or answer.body.endswith(wire.parts()[2])
 
 
-async def client(gate: Gate, key: str, number: int, done: asyncio.Event, seen: set[str]) -> int:
+async def client(gate: Gate, key: str, number: int, done: asyncio.Event, seen: set[bytes]) -> int:
     """Call after call until done; ``seen`` gets the digest of each body that was answered to its
     end. Returns how many calls were made."""
     chance, calls = random.Random(number), 0
@@ -55,7 +56,7 @@ async def client(gate: Gate, key: str, number: int, done: asyncio.Event, seen: s
             call = await Call.start(gate, wire, key, body)
             await call.end()
             if finished(wire, call):
-                seen.add(hashlib.sha256(body).hexdigest())
+                seen.add(hashlib.sha256(body).digest())
         await asyncio.sleep(0.01)
     return calls
 
@@ -92,16 +93,21 @@ async def test_k59_workers_killed_under_load_leave_no_call_without_its_records(
         done.set()
         calls = sum(await asyncio.gather(*load))
     await upstream.stop()
-    intents = {record["request"]["sha256"]: record for record in gate.records("access.intent")}
+    intents = {
+        record["request"]["content"]["digest"]: record for record in gate.records("access.intent")
+    }
+    key = gate.subject_key("loaded")
     outcomes = {record["request_id"]: record for record in gate.records("access.outcome")}
     kinds = Counter(record["status"] for record in outcomes.values())
     print(f"{calls} calls, {len(upstream.received)} forwarded, {len(seen)} finished: {dict(kinds)}")
     assert len(seen) > 10 * kills
     assert kinds["interrupted"] >= kills
     for received in upstream.received:
-        assert received.sha256 in intents, "forwarded without an intent"
+        digest = keyed_digest(key, bytes.fromhex(received.sha256))
+        assert digest in intents, "forwarded without an intent"
     for digest in seen:
-        outcome = outcomes[intents[digest]["request_id"]]
+        intent = intents[keyed_digest(key, digest)]
+        outcome = outcomes[intent["request_id"]]
         assert outcome["status"] == "ok", "finished without its outcome"
     assert set(outcomes) == {intent["request_id"] for intent in intents.values()}
     assert len(gate.records("access.outcome")) == len(outcomes)

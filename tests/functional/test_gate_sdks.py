@@ -280,7 +280,8 @@ async def test_a_downgrade_serves_the_substitute_and_says_so(gate, upstream, str
     }  # fmt: skip
     assert intent["decision"]["effect"] == "downgrade"
     assert intent["request"]["edits"] == ["model"]
-    assert intent["request"]["forwarded_sha256"] == upstream.received[-1].sha256
+    sent = gate.digest("blue", upstream.received[-1].body)
+    assert intent["request"]["forwarded_digest"] == sent
     async with anthropic_client(gate, "blue-1") as client:
         with pytest.raises(anthropic.PermissionDeniedError, match=r"opus-4\.8"):
             await client.messages.create(model="fable-5", max_tokens=50, messages=SAID)

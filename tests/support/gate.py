@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import shutil
 import signal
@@ -20,9 +21,18 @@ from typing import Any
 
 import yaml
 
+from gateway.audit.content import (
+    Part,
+    keyed_digest,
+    new_role_key,
+    open_share,
+    opened,
+)
+from gateway.audit.content_store import content_of, context_of
 from gateway.audit.read import LogReader
 from gateway.audit.verify import Report, parse_vkey, verify_directory
 from gateway.control.client import ControlClient, ControlUnavailable
+from gateway.core.role_keys import Role
 from gateway.identity import api_keys
 from gateway.registry.mac import load_secret
 from gateway.registry.registry import MASTER_KEY_FILE
@@ -30,6 +40,8 @@ from gateway.registry.subject_keys import unwrap
 from gateway.state import StateDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REVIEWER, APPROVER = new_role_key(Role.REVIEWER), new_role_key(Role.APPROVER)
+"""Whoever opens sealed content in tests."""
 PROVIDER_KEY = "sk-provider-canary-0123456789"
 ORGANISATION = {
     "id": "acme",
@@ -91,6 +103,7 @@ class Gate:
             },
             "policy": {"directory": str(self.policies)},
             "audit": {"heartbeat_s": 60},
+            "content": {"reviewer": REVIEWER.public.text, "approver": APPROVER.public.text},
             "attempts": {"credential_burst": 1_000_000, "source_burst": 1_000_000},
         }
         for section, values in settings.items():
@@ -262,19 +275,35 @@ class Gate:
 
     def facts(self) -> dict[str, bytes]:
         """All sealed facts, opened with the keys of their members; by request id."""
+        found = {}
+        for shard in sorted(self.state.audit.iterdir()):
+            for entry in LogReader(shard).entries():
+                record = entry.json()
+                if entry.sealed is not None and "subject" in record:
+                    key = self.subject_key(record["subject"]["id"])
+                    found[record["request_id"]] = entry.facts(key)
+        return found
+
+    def subject_key(self, member: str) -> bytes:
+        """The key that seals what is a member's."""
         master = load_secret(self.state.keys / MASTER_KEY_FILE, create=False)
         with contextlib.closing(sqlite3.connect(self.state.registry)) as registry:
             wrapped = dict(registry.execute("SELECT member, wrapped FROM subject_keys"))
-        opened = {}
-        for shard in sorted(self.state.audit.iterdir()):
-            for entry in LogReader(shard).entries():
-                if entry.sealed is not None:
-                    record = entry.json()
-                    member = record["subject"]["id"]
-                    key = unwrap(master, member, wrapped[member])
-                    assert key is not None
-                    opened[record["request_id"]] = entry.facts(key)
-        return opened
+        key = unwrap(master, member, wrapped[member])
+        assert key is not None
+        return key
+
+    def digest(self, member: str, body: bytes) -> str:
+        """What a record says of a body of a member's."""
+        return keyed_digest(self.subject_key(member), hashlib.sha256(body).digest())
+
+    def content(self, record: dict[str, Any], part: Part, member: str) -> bytes:
+        """What is sealed of a call, opened by both roles."""
+        shard = record["log"].rpartition("/")[2]
+        blob = content_of(self.state.content(shard), record, part)
+        context = context_of(record, part)
+        reviewer, approver = (open_share(blob, key, context) for key in (REVIEWER, APPROVER))
+        return opened(blob, reviewer, approver, self.subject_key(member), context)
 
     async def recorded(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
         """Wait for records of a type whose fields have these values."""
