@@ -1,6 +1,6 @@
 """The one client for what the gateway fetches on its own account (invariant 7).
 
-Key sets of issuers, and later webhooks, go through here; model calls do not. The URL is an
+Key sets of issuers and what exporters send go through here; model calls do not. The URL is an
 operator's; nothing redirects it; the name is resolved once and the connection is made to the
 addresses that were checked, so a name that changes its mind between check and use gains nothing.
 Addresses that are not public are refused unless the operator listed their network. Proxy
@@ -13,7 +13,8 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import aiohttp
 import yarl
@@ -21,7 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.core.protocols import FetchFailed
 
-__all__ = ["Egress", "EgressFailed", "EgressRefused"]
+__all__ = ["Answer", "Egress", "EgressFailed", "EgressRefused"]
 
 TIMEOUT_S = 5.0
 """For the whole exchange: resolution, connection, answer."""
@@ -46,6 +47,14 @@ class EgressRefused(FetchFailed):
 
 class EgressFailed(FetchFailed):
     """The other side did not answer in time, in size, or with 200."""
+
+
+class Answer(NamedTuple):
+    """What the other side said; names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Egress:
@@ -83,10 +92,10 @@ class Egress:
             EgressRefused: the URL is not allowed, or its host has an address that is not.
             EgressFailed: anything but a 200 of at most ``max_bytes`` in time.
         """
-        status, body = await self._exchange("GET", url, None, max_bytes)
-        if status != 200:  # noqa: PLR2004 - RFC 9110, 15.3.1
-            raise EgressFailed(f"{self.check_url(url).host} answered {status}")
-        return body
+        answer = await self.request("GET", url, max_bytes=max_bytes)
+        if answer.status != 200:  # noqa: PLR2004 - RFC 9110, 15.3.1
+            raise EgressFailed(f"{self.check_url(url).host} answered {answer.status}")
+        return answer.body
 
     async def post(self, url: str, body: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[int, bytes]:
         """Status and body of the answer to a POST.
@@ -95,17 +104,34 @@ class Egress:
             EgressRefused: the URL is not allowed, or its host has an address that is not.
             EgressFailed: no answer of at most ``max_bytes`` in time.
         """
-        return await self._exchange("POST", url, body, max_bytes)
+        answer = await self.request("POST", url, body, max_bytes=max_bytes)
+        return answer.status, answer.body
 
-    async def _exchange(
-        self, method: str, url: str, body: bytes | None, max_bytes: int
-    ) -> tuple[int, bytes]:
+    async def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+    ) -> Answer:
+        """One exchange, whatever its answer says; a redirect is not followed.
+
+        Raises:
+            EgressRefused: the URL is not allowed, or its host has an address that is not.
+            EgressFailed: no answer of at most ``max_bytes`` in time.
+        """
         target = self.check_url(url)
         try:
             async with self._open().request(
-                method, target, data=body, allow_redirects=False
+                method, target, data=body, headers=headers, allow_redirects=False
             ) as answer:
-                return answer.status, await _bounded(answer, max_bytes)
+                content = await _bounded(answer, max_bytes)
+                named = {name.lower(): value for name, value in answer.headers.items()}
+                return Answer(answer.status, named, content)
+        except aiohttp.ClientSSLError:
+            raise EgressFailed(f"{target.host} is not trusted: its certificate, or TLS") from None
         except TimeoutError:
             raise EgressFailed(f"{target.host} did not answer in time") from None
         except (aiohttp.ClientConnectorError, ConnectionError):
@@ -135,6 +161,22 @@ class Egress:
         if target.scheme == "http" and literal is not None and literal.is_loopback:
             return target
         raise EgressRefused("only https; http only to a listed loopback address")
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of a host for what is not HTTP, each checked.
+
+        Raises:
+            EgressRefused: one of them is not allowed.
+            EgressFailed: there is none.
+        """
+        literal = _literal(host)
+        if literal is not None:
+            _check_address(literal, self._allowed)
+            return [str(literal)]
+        try:
+            return [found["host"] for found in await self._resolver.resolve(host, port)]
+        except OSError:
+            raise EgressFailed(f"{host} has no address") from None
 
     async def close(self) -> None:
         """Close idle connections."""

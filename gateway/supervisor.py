@@ -45,6 +45,7 @@ class Child:
     arguments: Sequence[str]
     sockets: Sequence[socket.socket]
     keep_provider_keys: bool
+    exporter: str = ""
     process: asyncio.subprocess.Process | None = None
     watcher: asyncio.Task[None] | None = None
     failures: int = 0
@@ -117,9 +118,26 @@ class Supervisor:
             for child in self._children:
                 await self._spawn(child)
             await self._until_ready(ControlClient(state.control_socket))
+            for exporter in self._exporters(common):  # they keep no call and no start waiting
+                self._children.append(exporter)
+                await self._spawn(exporter)
             undo.pop_all()
         for child in self._children:
             child.watcher = asyncio.create_task(self._watch(child))
+
+    def _exporters(self, common: Sequence[str]) -> list[Child]:
+        """One process each, so that none holds up another."""
+        return [
+            Child(
+                f"exporter {name}",
+                "gateway.app.exporter",
+                [*common, "--name", name],
+                [],
+                keep_provider_keys=False,
+                exporter=name,
+            )
+            for name in self.settings.exporters
+        ]
 
     async def stop(self) -> None:
         """Data workers drain first; the control process goes last."""
@@ -161,7 +179,9 @@ class Supervisor:
             child.module,
             *child.arguments,
             stdin=asyncio.subprocess.PIPE,
-            env=child_environment(keep_provider_keys=child.keep_provider_keys),
+            env=child_environment(
+                keep_provider_keys=child.keep_provider_keys, exporter=child.exporter
+            ),
             pass_fds=[each.fileno() for each in child.sockets],
             start_new_session=True,  # Ctrl-C reaches the supervisor, which stops in order
         )

@@ -1,4 +1,4 @@
-"""What both kinds of process open first, and how a process begins and ends."""
+"""What all kinds of process open first, and how a process begins and ends."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ EXIT_USAGE, EXIT_UNAVAILABLE = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What the supervisor gives a process: settings, bound sockets, and its number."""
+    """What the supervisor gives a process: settings, bound sockets, and its number or name."""
 
     settings: Settings
     sockets: list[socket.socket]
     index: int
+    name: str = ""
 
 
 def run_process(
@@ -55,6 +56,7 @@ def run_process(
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--fd", type=int, action="append", default=[])
     parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--name", default="")
     parser.add_argument("--dev", action="store_true")
     parser.add_argument("--demo", action="store_true")
     asked = parser.parse_args()
@@ -66,7 +68,7 @@ def run_process(
     for each in sockets:
         each.setblocking(False)
     try:
-        uvloop.run(body(Process(settings, sockets, asked.index)))
+        uvloop.run(body(Process(settings, sockets, asked.index, asked.name)))
     except cannot_start as error:
         _end(EXIT_UNAVAILABLE, f"{name}: {error}")
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Disk", "Storage", "write_all"]
+__all__ = ["Disk", "Storage", "replace_durably", "write_all"]
 
 
 class Storage(Protocol):
@@ -106,3 +106,19 @@ def write_all(storage: Storage, fd: int, data: bytes) -> None:
         if taken <= 0:
             raise OSError("the disk takes no more bytes")
         view = view[taken:]
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """A small file, this user's alone: on disk when this returns, whole or as it was before.
+
+    Raises:
+        OSError: as the disk raises it.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    Disk().sync_dir(path.parent)

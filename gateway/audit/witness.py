@@ -29,6 +29,7 @@ from gateway.audit.note import (
     parse_checkpoint,
     signature_lines,
 )
+from gateway.audit.storage import replace_durably
 from gateway.audit.tlog import EMPTY_ROOT, verify_consistency
 
 __all__ = ["MAX_REQUEST_BYTES", "Reply", "Witness", "WitnessBusy", "format_request"]
@@ -147,19 +148,7 @@ class Witness:
 
     def _keep(self, origin: str, note: bytes) -> None:
         """On disk before anyone is told, whole or not at all."""
-        path = self._file(origin)
-        partial = path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_durably(self._file(origin), note)
 
 
 def _parse(body: bytes) -> tuple[int, list[bytes], bytes]:
