@@ -105,6 +105,7 @@ async def run_control(process: Process) -> None:
             "ops": settings.ops.url,
         },
         endpoints={name: upstream.origin for name, upstream in settings.upstreams.items()},
+        exporters=settings.exporters,
         sealable=settings.content.sealable,
     )
     await plane.activate_current(actor=GATEWAY_ACTOR, reason="start")

@@ -23,6 +23,7 @@ from gateway.audit.read import Entry, LogReader
 from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.doctor import doctor
+from gateway.cli.exporters import exporters
 from gateway.cli.exporting import export, verify_exported
 from gateway.cli.members import erase
 from gateway.cli.proving import check, prove, verify, vkeys
@@ -249,5 +250,6 @@ app.command()(cosign)
 app.command("verify-export")(verify_exported)
 app.command("erase-subject")(erase)
 app.command()(doctor)
+app.command()(exporters)
 app.command()(publish)
 app.add_typer(report, name="report")

@@ -201,6 +201,11 @@ def _show(report: dict[str, Any]) -> None:
         if endpoint["failures"]:
             last = f"{endpoint['reason']} at {timestamp(endpoint['last_at'])}"
             say(f"endpoint {name} failed {endpoint['failures']} times, the last {last}")
+    for exporter in report["exporters"]:
+        say(
+            f"exporter {exporter['name']} ({exporter['kind'] or 'has not run'}): "
+            f"{exporter['lag_records']} records wait, {exporter['sent']} were sent"
+        )
     for name, alarm in report["alarms"].items():
         say(f"alarm {name} ({alarm['count']}): {alarm['latest']}")
 

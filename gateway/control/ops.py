@@ -48,6 +48,10 @@ def ops_app(plane: ControlPlane, status: Status, policy: Policy) -> FastAPI:
             worker.hello.shard: worker.report.metrics if worker.report is not None else None
             for worker in plane.workers
         }
+        for each in status.exporters():
+            plane.metrics.exporter(
+                each.name, each.lag_records, each.lag_seconds, each.failures, each.replaced
+            )
         snapshots["control"] = plane.metrics.snapshot()
         text = await asyncio.to_thread(exposition, snapshots)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -8,10 +8,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from gateway.control.exporters import ExporterReport, exporter_problems, exporter_reports
 from gateway.control.plane import ControlPlane
 from gateway.core.protocols import Revision
 from gateway.core.reasons import Reason
 from gateway.policy.revision import revision_of
+from gateway.settings import Exporter
 
 __all__ = ["Status"]
 
@@ -36,6 +40,7 @@ class Status:
         addresses: URL by listener, for people.
         endpoints: URL by model endpoint of the settings.
         sealable: whether the settings hold the keys to which content is sealed.
+        exporters: by name, of the settings.
     """
 
     def __init__(
@@ -46,12 +51,14 @@ class Status:
         addresses: Mapping[str, str],
         endpoints: Mapping[str, str],
         sealable: bool = True,
+        exporters: Mapping[str, Exporter] | None = None,
     ) -> None:
         self._plane = plane
         self._expected = workers
         self._addresses = addresses
         self._endpoints = endpoints
         self._sealable = sealable
+        self._exporters = exporters or {}
         self._read: Revision | None = None
         self._started = time.time()
 
@@ -82,11 +89,19 @@ class Status:
             "control_log": {"size": plane.log.head.size, "failed": plane.log.failed},
             "workers": workers,
             "endpoints": self._failures(),
+            "exporters": [msgspec.structs.asdict(each) for each in self.exporters()],
             "alarms": {
                 name: {"count": plane.alarms.counts[name], "latest": detail}
                 for name, detail in plane.alarms.latest.items()
             },
         }
+
+    def exporters(self) -> list[ExporterReport]:
+        """How each exporter of the settings does; none where what they keep cannot be read."""
+        try:
+            return exporter_reports(self._plane.state, self._exporters)
+        except OSError:
+            return []
 
     @property
     def ready(self) -> bool:
@@ -279,6 +294,7 @@ class Status:
                 }
             )
         found += [*self._unsealable(), *self._failing()]
+        found += exporter_problems(self.exporters(), self._exporters, self._started)
         found += [
             {
                 "what": f"{each.code}: {each.kind} {each.id}: {each.message}",

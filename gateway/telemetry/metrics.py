@@ -54,6 +54,9 @@ COUNTERS = {
     "sluicegate_upstream_errors": Definition(
         "Failures of upstream endpoints, by the endpoint's name in the settings.", ("endpoint",)
     ),
+    "sluicegate_exporter_replaced": Definition(
+        "Events that gave way to a notice: too long, or refused for good.", ("exporter",)
+    ),
     "sluicegate_alarms": Definition("Alarms raised; any increase wants a person.", ("name",)),
 }
 GAUGES = {
@@ -61,6 +64,15 @@ GAUGES = {
     "sluicegate_log_lag_records": Definition("Audit records that wait to be durable."),
     "sluicegate_log_lag_seconds": Definition("Age of the oldest audit record that waits."),
     "sluicegate_registry_epoch": Definition("Registry epoch that this worker serves."),
+    "sluicegate_exporter_lag_records": Definition(
+        "Audit records that are durable and have not arrived.", ("exporter",)
+    ),
+    "sluicegate_exporter_lag_seconds": Definition(
+        "For how long audit records have not arrived.", ("exporter",)
+    ),
+    "sluicegate_exporter_failures": Definition(
+        "Failed attempts of an exporter since its last success.", ("exporter",)
+    ),
 }
 HISTOGRAMS = {
     "sluicegate_step_seconds": Definition("Duration of each step of the request path.", ("step",)),
@@ -163,6 +175,17 @@ class Metrics:
     def registry_epoch(self, epoch: int) -> None:
         """The registry's epoch that this worker serves."""
         self._gauges["sluicegate_registry_epoch"][()] = epoch
+
+    def exporter(
+        self, name: str, lag_records: int, lag_s: float | None, failures: int, replaced: int
+    ) -> None:
+        """How an exporter of the settings does; ``lag_s`` is ``None`` where that is not known."""
+        labels = (name,)
+        self._gauges["sluicegate_exporter_lag_records"][labels] = lag_records
+        if lag_s is not None:
+            self._gauges["sluicegate_exporter_lag_seconds"][labels] = lag_s
+        self._gauges["sluicegate_exporter_failures"][labels] = failures
+        self._counters["sluicegate_exporter_replaced"][labels] = replaced
 
     def revision(self, revision: str) -> None:
         """The id of the active policy revision; empty before the first."""

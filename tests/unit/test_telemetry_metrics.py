@@ -42,6 +42,8 @@ def test_everything_counted_is_shown_by_worker() -> None:
     one.stream_close("chat")
     one.log_lag(4, 0.25)
     one.registry_epoch(17)
+    one.exporter("siem", 12, 3.5, 2, 1)
+    one.exporter("new", 4, None, 0, 0)
     one.revision("abc123")
     one.engine_error()
     one.memo(hit=True)
@@ -64,6 +66,11 @@ def test_everything_counted_is_shown_by_worker() -> None:
         ("sluicegate_log_lag_records", 4),
         ("sluicegate_log_lag_seconds", 0.25),
         ("sluicegate_registry_epoch", 17),
+        ("sluicegate_exporter_lag_records", "exporter=siem", 12),
+        ("sluicegate_exporter_lag_seconds", "exporter=siem", 3.5),
+        ("sluicegate_exporter_failures", "exporter=siem", 2),
+        ("sluicegate_exporter_replaced_total", "exporter=siem", 1),
+        ("sluicegate_exporter_lag_records", "exporter=new", 4),
         ("sluicegate_policy_revision_info", "revision=abc123", 1),
         ("sluicegate_policy_engine_errors_total", 1),
         ("sluicegate_decision_memo_total", "result=hit", 1),
@@ -75,6 +82,7 @@ def test_everything_counted_is_shown_by_worker() -> None:
     ):
         *some, value = expected
         assert shown[(name, *some, "worker=1")] == value, name
+    assert ("sluicegate_exporter_lag_seconds", "exporter=new", "worker=1") not in shown
     buckets = {
         key[1].removeprefix("le="): value
         for key, value in shown.items()
