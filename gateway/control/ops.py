@@ -48,10 +48,7 @@ def ops_app(plane: ControlPlane, status: Status, policy: Policy) -> FastAPI:
             worker.hello.shard: worker.report.metrics if worker.report is not None else None
             for worker in plane.workers
         }
-        for each in status.exporters():
-            plane.metrics.exporter(
-                each.name, each.lag_records, each.lag_seconds, each.failures, each.replaced
-            )
+        _gauge_exporters(plane, status)
         snapshots["control"] = plane.metrics.snapshot()
         text = await asyncio.to_thread(exposition, snapshots)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -72,6 +69,13 @@ def ops_app(plane: ControlPlane, status: Status, policy: Policy) -> FastAPI:
         return Response(plane.archive, media_type="application/gzip", headers={"etag": etag})
 
     return app
+
+
+def _gauge_exporters(plane: ControlPlane, status: Status) -> None:
+    for each in status.exporters():
+        plane.metrics.exporter(
+            each.name, each.lag_records, each.lag_seconds, each.failures, each.replaced
+        )
 
 
 def _presents(request: Request, token: str) -> bool:
