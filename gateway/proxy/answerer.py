@@ -116,8 +116,7 @@ class Answerer:
                 await exchange.channel.write(b"", more=False)
         except TimeoutError:
             exchange.channel.abort()
-        answer_.bytes += len(ending)
-        answer_.digest.update(ending)
+        answer_.took(ending)
 
     def _answer(self, exchange: Exchange, refusal: Refusal) -> Answer:
         return answer(
