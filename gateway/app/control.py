@@ -88,6 +88,7 @@ def open_control_plane(settings: Settings) -> ControlPlane:
         registry=registry,
         lifecycle=Lifecycle(EmbeddedEngine()),
         source=policy_source(settings),
+        retention_days=settings.content.retention_days,
     )
 
 

@@ -65,6 +65,9 @@ class Gateway(Protocol):
     def change(self, change: Change, *, actor: str, reason: str) -> Json:
         """Make a change: ``control.plane.Outcome`` as JSON values."""
 
+    def prune_content(self, *, actor: str, reason: str) -> Json:
+        """Remove sealed content whose time is over: ``control.retention.Pruned`` as JSON values."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Running:
@@ -82,6 +85,11 @@ class _Running:
         body = {"change": change, "actor": actor, "reason": reason}
         outcome: Json = self.runner.run(self.client.post("/changes", body))
         return outcome
+
+    def prune_content(self, *, actor: str, reason: str) -> Json:
+        body = {"actor": actor, "reason": reason}
+        told: Json = self.runner.run(self.client.post("/content/prune", body))
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,13 @@ class _Directory:
         self.runner.run(self.plane.record_waiting_findings())
         outcome = self.runner.run(self.plane.change(change, actor=actor, reason=reason))
         answer: Json = _as_json(asdict(outcome))
+        return answer
+
+    def prune_content(self, *, actor: str, reason: str) -> Json:
+        if self.plane is None:
+            raise RegistryUnavailable("the directory was opened for reading")
+        told = self.runner.run(self.plane.prune_content(actor=actor, reason=reason))
+        answer: Json = _as_json(asdict(told))
         return answer
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import structlog
 from joserfc.jwk import ECKey
 
 from gateway import bus
+from gateway.audit.content_retention import first_day_kept
 from gateway.audit.read import LogReader
 from gateway.audit.records import (
     PolicyActivated,
@@ -25,15 +27,17 @@ from gateway.audit.records import (
     RegistryTampered,
 )
 from gateway.audit.writer import AuditLog
+from gateway.control.retention import Pruned, prune
 from gateway.control.vocabulary import has_words, unknown_words, vocabulary_of
 from gateway.control.workers import Workers
+from gateway.core.entities import Member
 from gateway.core.protocols import LogUnavailable, Position
 from gateway.policy.archive import read_archive, write_archive
 from gateway.policy.bundle import Bundle, read_directory
 from gateway.policy.findings import BundleError
 from gateway.policy.kept_revisions import forget_revision, keep_revision
 from gateway.policy.lifecycle import Activation, Lifecycle
-from gateway.registry.changes import Change
+from gateway.registry.changes import Change, ChangeRefused
 from gateway.registry.findings import Finding, Latest, Recorded, RowKey, recorded
 from gateway.registry.registry import Changed, ChangeRecord, Registry
 from gateway.registry.snapshot import Delta, encode_delta
@@ -119,6 +123,7 @@ class ControlPlane:
         registry: open, with ``recorder(log)`` as its ``append``.
         lifecycle: examines and activates bundles here before any worker sees them.
         source: where bundles come from.
+        retention_days: how long sealed content is kept.
     """
 
     def __init__(
@@ -129,12 +134,14 @@ class ControlPlane:
         registry: Registry,
         lifecycle: Lifecycle,
         source: PolicySource,
+        retention_days: int = 30,
     ) -> None:
         self.state = state
         self.log = log
         self.registry = registry
         self.lifecycle = lifecycle
         self.source = source
+        self._retention_days = retention_days
         self.metrics = Metrics()
         self.alarms = Alarms(self.metrics)
         self.workers = Workers(self._greeting, self.alarms)
@@ -171,6 +178,24 @@ class ControlPlane:
             warnings=warnings,
             entity=changed.entity,
         )
+
+    async def prune_content(self, *, actor: str, reason: str) -> Pruned:
+        """Remove sealed content whose time is over and that no legal hold keeps.
+
+        Raises:
+            ChangeRefused: the registry is not what was recorded, so a hold may be hidden.
+            LogUnavailable, OSError: not all of it was removed.
+        """
+        async with self._changing:
+            if self.registry.findings:
+                raise ChangeRefused(
+                    "The registry is not what was recorded: whom a hold protects is not known.",
+                    "Mend what `sluicegate status` names first.",
+                )
+            members = self.registry.snapshot.entities("member")
+            held = {each.id for each in members if isinstance(each, Member) and each.held}
+            before = first_day_kept(datetime.now(UTC).date(), self._retention_days)
+            return await prune(self.log, self.state, before, held, actor=actor, reason=reason)
 
     async def _warnings(self, change: Change) -> tuple[str, ...]:
         """Words of a change that was made which the active policy does not know; where none is
