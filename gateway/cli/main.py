@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import audit, demo, policy, registry, serve, witness
+from gateway.cli import audit, content, demo, policy, registry, serve, witness
 from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, errors_as, fail, say
 
 __all__ = ["app", "main"]
@@ -59,6 +59,7 @@ app.add_typer(registry.issuers, name="issuer")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(witness.app, name="witness")
+app.add_typer(content.app, name="content")
 
 
 def _show_version(wanted: bool) -> None:

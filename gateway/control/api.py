@@ -43,14 +43,6 @@ class ActivateRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-class LinkRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A link that signs a member of the staff in once."""
-
-    member: str
-    actor: str
-    reason: str
-
-
 class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Remove sealed content whose time is over."""
 
@@ -58,7 +50,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-def control_api(plane: ControlPlane, status: Status, staff: Staff, console_url: str) -> FastAPI:
+def control_api(plane: ControlPlane, status: Status) -> FastAPI:
     """The FastAPI application of the control socket."""
     api = FastAPI(title="Sluicegate control", docs_url=None, redoc_url=None, openapi_url=None)
     _say_what_is_wrong(api)
@@ -78,15 +70,6 @@ def control_api(plane: ControlPlane, status: Status, staff: Staff, console_url: 
     async def post_activate(body: Annotated[bytes, Body()]) -> Response:
         asked = msgspec.json.decode(body, type=ActivateRequest)
         return _json(asdict(await plane.activate_current(actor=asked.actor, reason=asked.reason)))
-
-    @api.post("/staff/link")
-    async def post_link(body: Annotated[bytes, Body()]) -> Response:
-        asked = msgspec.json.decode(body, type=LinkRequest)
-        token, expires_at = await staff.make_link(
-            asked.member, actor=asked.actor, reason=asked.reason
-        )
-        url = f"{console_url}/sign-in/{token}"
-        return _json({"member": asked.member, "url": url, "expires_at": expires_at})
 
     @api.post("/content/prune")
     async def post_prune(body: Annotated[bytes, Body()]) -> Response:
