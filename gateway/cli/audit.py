@@ -22,6 +22,7 @@ import typer
 from gateway.audit.read import Entry, LogReader
 from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
+from gateway.cli.access import access
 from gateway.cli.doctor import doctor
 from gateway.cli.exporters import exporters
 from gateway.cli.exporting import export, verify_exported
@@ -30,6 +31,7 @@ from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.publishing import publish
 from gateway.cli.records import Lines, paragraph, wanted
 from gateway.cli.reporting import reconcile, report
+from gateway.cli.sealing_keys import CANNOT_OPEN, key_of, sealing_keys
 from gateway.cli.search import rebuild_index, search
 from gateway.cli.shards import Found, Shards, at, explained, in_time, shards_of
 from gateway.cli.terminal import (
@@ -41,10 +43,6 @@ from gateway.cli.terminal import (
     show_json,
 )
 from gateway.cli.witness import cosign
-from gateway.registry.mac import KeyFileRefused, load_secret
-from gateway.registry.registry import MASTER_KEY_FILE
-from gateway.registry.store import Store, StoreUnavailable
-from gateway.registry.subject_keys import unwrap
 from gateway.state import StateDirectory
 
 __all__ = ["app"]
@@ -208,39 +206,28 @@ def _of_request(shards: Shards, request_id: str) -> list[Found]:
 
 
 def _open_facts(state: StateDirectory, timeline: Sequence[Found]) -> dict[str, Any]:
-    """What was evaluated, by position; or why it cannot be read."""
+    """What was evaluated, or the row that a change made, by position; or why it cannot be read."""
     opened: dict[str, Any] = {}
     for shard, entry in timeline:
-        record = entry.json()
-        if "facts" not in record:
+        if entry.sealed is None:
             continue
         try:
-            key = _subject_key(state, record["subject"]["id"])
-            opened[f"{shard}#{entry.seq}"] = jsonlib.loads(entry.facts(key))
-        except (SealError, StoreUnavailable, KeyFileRefused) as error:
+            opened[f"{shard}#{entry.seq}"] = jsonlib.loads(_facts_of(state, entry))
+        except (SealError, *CANNOT_OPEN) as error:
             opened[f"{shard}#{entry.seq}"] = f"unavailable: {error}"
     return opened
 
 
-def _subject_key(state: StateDirectory, member: str) -> bytes:
-    """The key that seals a member's facts.
+def _facts_of(state: StateDirectory, entry: Entry) -> bytes:
+    """What is sealed beside a record.
 
     Raises:
-        SealError: there is none: it was destroyed, or is not of this registry.
-        StoreUnavailable, KeyFileRefused: it cannot be read.
+        SealError: it cannot be opened: the key was destroyed, or is not of this registry.
+        StoreUnavailable, KeyFileRefused: the keys cannot be read.
     """
-    if not state.registry.is_file():
-        raise StoreUnavailable(f"there is no registry in {state.root}")
-    master = load_secret(state.keys / MASTER_KEY_FILE, create=False)
-    store = Store(state.registry)
-    try:
-        wrapped = store.wrapped_keys().get(member, b"")
-    finally:
-        store.close()
-    key = unwrap(master, member, wrapped)
-    if key is None:
-        raise SealError(f"there is no key for the facts of {member}: it was destroyed, or replaced")
-    return key
+    record = entry.json()
+    whose = record["subject"]["id"] if "subject" in record else record.get("sealed_for", "")
+    return entry.facts(key_of(sealing_keys(state), whose))
 
 
 for _command in (search, verify, prove, check, vkeys, rebuild_index, reconcile):
@@ -252,4 +239,5 @@ app.command("erase-subject")(erase)
 app.command()(doctor)
 app.command()(exporters)
 app.command()(publish)
+report.command()(access)
 app.add_typer(report, name="report")

@@ -14,6 +14,7 @@ from gateway.core.clock import MOMENTS
 __all__ = ["Since", "Until", "instant"]
 
 _SPAN = re.compile(r"(\d{1,6})([smhdw])")
+_FRACTION = re.compile(r"(?<=\d\d:\d\d)\.(\d{1,9})(?!\d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AS = "write it as 2026-11-25, 2026-11-25T08:30:00Z, or a span back from now: 30m, 24h, 7d"
 
@@ -37,9 +38,11 @@ def _nanoseconds(text: str) -> int:
     span = _SPAN.fullmatch(text)
     if span is not None:
         return time.time_ns() - int(span[1]) * _SECONDS[span[2]] * 1_000_000_000
-    found = datetime.fromisoformat(text)
+    fraction = _FRACTION.search(text)  # a record's time has nine digits, a ``datetime`` keeps six
+    nanoseconds = int(fraction[1].ljust(9, "0")) if fraction is not None else 0
+    found = datetime.fromisoformat(_FRACTION.sub("", text))
     found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-    return int(found.timestamp()) * 1_000_000_000 + found.microsecond * 1000
+    return int(found.timestamp()) * 1_000_000_000 + nanoseconds
 
 
 Since = Annotated[

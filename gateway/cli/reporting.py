@@ -47,7 +47,7 @@ from gateway.core.clock import rfc3339_ns
 from gateway.settings import Audit, ConfigurationError, load
 from gateway.state import StateDirectory
 
-__all__ = ["reconcile", "report"]
+__all__ = ["read_logs", "reconcile", "report"]
 
 report = typer.Typer(
     help="The record, summed up for reviewers.", no_args_is_help=True, rich_markup_mode=None
@@ -162,7 +162,7 @@ def _rows(path: Path, columns: dict[str, str]) -> list[Row]:
 
 
 def _calls(state: StateDirectory, tell: Tell) -> Iterator[tuple[str, AccessIntent | AccessOutcome]]:
-    for shard, entries in _logs(state, shards_of(state), tell):
+    for shard, entries in read_logs(state, shards_of(state), tell):
         for entry in entries:
             try:
                 call = call_of(entry.raw)
@@ -176,7 +176,7 @@ def _calls(state: StateDirectory, tell: Tell) -> Iterator[tuple[str, AccessInten
                 yield shard, call
 
 
-def _logs(
+def read_logs(
     state: StateDirectory, shards: Shards, tell: Tell
 ) -> Iterator[tuple[str, Iterator[Entry]]]:
     """Each log and its records, to be read before the next log is asked for.
@@ -335,7 +335,7 @@ def completeness(
                 until=until,
                 now=time.time_ns(),
             )
-            for shard, entries in _logs(state, shards, tell)
+            for shard, entries in read_logs(state, shards, tell)
         ]
         findings = logs_missing(shards, vkeys)
     findings += [finding for each in reports for finding in each.findings]
