@@ -24,6 +24,7 @@ from gateway.control.plane import (
     directory_source,
     latest_rows,
 )
+from gateway.control.staff import Staff, reviews_of
 from gateway.control.status import Status
 from gateway.policy.embedded import EmbeddedEngine
 from gateway.policy.lifecycle import Lifecycle
@@ -112,10 +113,14 @@ async def run_control(process: Process) -> None:
     await plane.activate_current(actor=GATEWAY_ACTOR, reason="start")
     await plane.workers.listen(plane.state.bus_socket)
     plane.state.control_socket.unlink(missing_ok=True)
-    console_page = own_host_only(console_app(status), settings.console)
+    reviews = await asyncio.to_thread(reviews_of, plane.state.log(CONTROL_SHARD))
+    staff = Staff(plane, reviews)
+    console_pages = console_app(status, staff, plane.state, settings.console)
+    console_page = own_host_only(console_pages, settings.console)
     operations = own_host_only(ops_app(plane, status, settings.policy), settings.ops)
+    commands = control_api(plane, status, staff, settings.console.url)
     servers = [
-        (Server(configuration(control_api(plane, status), None)), _private_socket(plane.state)),
+        (Server(configuration(commands, None)), _private_socket(plane.state)),
         (Server(configuration(console_page, settings.console)), console),
         (Server(configuration(operations, settings.ops)), ops),
     ]

@@ -69,6 +69,7 @@ CREATE TABLE tiles (
 CREATE TABLE records (
   id INTEGER PRIMARY KEY, log INTEGER NOT NULL, seq INTEGER NOT NULL, segment INTEGER NOT NULL,
   offset INTEGER NOT NULL, effect INTEGER NOT NULL);
+CREATE INDEX places ON records (log, seq);
 CREATE TABLE terms (
   id INTEGER PRIMARY KEY, dimension TEXT NOT NULL, value TEXT NOT NULL, records INTEGER NOT NULL,
   UNIQUE (dimension, value));

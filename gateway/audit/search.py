@@ -241,6 +241,22 @@ class Search:
             raise IndexDamaged("it has the same record twice")
         return hits
 
+    def at(self, shard: str, seq: int) -> Hit | None:
+        """The record at a leaf, proved; ``None`` if the log has none there.
+
+        Raises:
+            IndexDamaged: the index says what the logs do not.
+            LogCorrupt: the record or a checkpoint is damaged.
+            OSError: the log cannot be read.
+        """
+        with damaged_if_unreadable():
+            found = self._index.database.execute(
+                "SELECT r.id, r.log, r.seq, r.segment, r.offset FROM records AS r"
+                " JOIN logs AS l ON l.id = r.log WHERE l.shard = ? AND r.seq = ?",
+                (shard, seq),
+            ).fetchone()
+            return None if found is None else self._proven(_Place(*found), Query())
+
     def counts(self, dimension: str, query: Query, *, top: int = 20) -> list[Count]:
         """How many calls had each value of a dimension, and what became of them.
 
@@ -259,6 +275,29 @@ class Search:
             if plain and query.by_dimension().keys() <= {"effect"}:
                 return self._rolled_up(dimension, query, top)
             return self._counted(dimension, query, top)
+
+    def hours(self, since: int, until: int) -> dict[int, dict[str, int]]:
+        """Calls by effect of each whole hour that begins in a time, by the hour's number.
+
+        Args:
+            since: clock, included.
+            until: clock, not included.
+
+        Raises:
+            IndexDamaged: the index cannot be read.
+        """
+        found: dict[int, dict[str, int]] = {}
+        with damaged_if_unreadable():
+            # Every call of a known caller has exactly one subject, so counting by it counts calls.
+            for hour, effect, calls in self._index.database.execute(
+                "SELECT c.hour, e.value, sum(c.records) FROM counts AS c"
+                " JOIN terms AS e ON e.id = c.effect"
+                " WHERE c.dimension = 'subject' AND c.hour >= ? AND c.hour < ?"
+                " GROUP BY c.hour, c.effect",
+                (-(-since // HOUR_NS), -(-until // HOUR_NS)),
+            ):
+                found.setdefault(hour, {})[effect] = calls
+        return found
 
     def known(self, dimension: str, *, top: int = 12) -> list[str]:
         """The values of a dimension, those of most records first.

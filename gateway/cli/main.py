@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import audit, content, demo, policy, registry, serve, witness
+from gateway.cli import audit, content, demo, policy, registry, serve, staff, witness
 from gateway.cli.terminal import EXIT_NO, EXIT_UNAVAILABLE, EXIT_USAGE, errors_as, fail, say
 
 __all__ = ["app", "main"]
@@ -56,6 +56,7 @@ app.add_typer(registry.organisations, name="org")
 app.add_typer(registry.members, name="member")
 app.add_typer(registry.keys, name="key")
 app.add_typer(registry.issuers, name="issuer")
+app.add_typer(staff.staff, name="staff")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(witness.app, name="witness")

@@ -14,6 +14,7 @@ from fastapi import Body, FastAPI, Request
 from fastapi.responses import Response
 
 from gateway.control.plane import ControlPlane
+from gateway.control.staff import Staff
 from gateway.control.status import Status
 from gateway.core.protocols import LogUnavailable
 from gateway.registry.changes import Change, ChangeRefused
@@ -43,6 +44,14 @@ class ActivateRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
+class LinkRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A link that signs a member of the staff in once."""
+
+    member: str
+    actor: str
+    reason: str
+
+
 class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Remove sealed content whose time is over."""
 
@@ -50,7 +59,7 @@ class PruneRequest(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-def control_api(plane: ControlPlane, status: Status) -> FastAPI:
+def control_api(plane: ControlPlane, status: Status, staff: Staff, console_url: str) -> FastAPI:
     """The FastAPI application of the control socket."""
     api = FastAPI(title="Sluicegate control", docs_url=None, redoc_url=None, openapi_url=None)
     _say_what_is_wrong(api)
@@ -70,6 +79,15 @@ def control_api(plane: ControlPlane, status: Status) -> FastAPI:
     async def post_activate(body: Annotated[bytes, Body()]) -> Response:
         asked = msgspec.json.decode(body, type=ActivateRequest)
         return _json(asdict(await plane.activate_current(actor=asked.actor, reason=asked.reason)))
+
+    @api.post("/staff/link")
+    async def post_link(body: Annotated[bytes, Body()]) -> Response:
+        asked = msgspec.json.decode(body, type=LinkRequest)
+        token, expires_at = await staff.make_link(
+            asked.member, actor=asked.actor, reason=asked.reason
+        )
+        url = f"{console_url}/sign-in/{token}"
+        return _json({"member": asked.member, "url": url, "expires_at": expires_at})
 
     @api.post("/content/prune")
     async def post_prune(body: Annotated[bytes, Body()]) -> Response:

@@ -171,7 +171,11 @@ async def test_k17_nothing_moves_the_upstream(gate, upstream):
 
 def admin_routes() -> list[tuple[str, str]]:
     """Every route of every FastAPI application that there is, as method and path."""
-    apps = (control_api(Mock(), Mock()), ops_app(Mock(), Mock(), Mock()), console_app(Mock()))
+    apps = (
+        control_api(Mock(), Mock(), Mock(), ""),
+        ops_app(Mock(), Mock(), Mock()),
+        console_app(Mock(), Mock(), Mock(), Mock()),
+    )
     found = [
         (method, re.sub(r"\{[^}]*\}", "member", route.path))
         for app in apps

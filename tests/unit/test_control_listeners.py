@@ -1,5 +1,6 @@
 """What ops and console give to whom: the bundle, and names that are not ours."""
 
+import time
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ import pytest
 from gateway.control.console import console_app
 from gateway.control.hosts import own_host_only
 from gateway.control.ops import BUNDLE_ROUTE, ops_app
+from gateway.control.sessions import Sessions
 from gateway.settings import Listener, Policy
 
 TOKEN = "a-token-for-the-sidecar"
@@ -19,6 +21,12 @@ async def get(app, path, **headers):
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         return await client.get(path, headers=headers)
+
+
+def quiet_console():
+    """Nobody is signed in."""
+    staff = Mock(sessions=Sessions(time.time))
+    return console_app(Mock(ready=True), staff, Mock(), Mock(tls=None, behind_proxy=False))
 
 
 def policy(**options):
@@ -72,7 +80,7 @@ async def test_the_bundle_asks_for_opas_token(sent, status):
 )
 async def test_only_addresses_and_localhost_are_names_of_a_plain_listener(host, own):
     listener = Listener(listen="127.0.0.1:8082")
-    for app in (ops_app(PLANE, Mock(), policy()), console_app(Mock())):
+    for app in (ops_app(PLANE, Mock(), policy()), quiet_console()):
         path = "/livez" if app.title.endswith("ops") else "/"
         answer = await get(own_host_only(app, listener), path, host=host)
         assert answer.status_code == (200 if own else 421)
@@ -83,5 +91,5 @@ async def test_over_tls_the_client_has_checked_the_name(tmp_path):
         (tmp_path / name).touch()
     tls = {name: tmp_path / name for name in ("certificate", "key")}
     listener = Listener.model_validate({"listen": "0.0.0.0:8081", "tls": tls})
-    app = own_host_only(console_app(Mock()), listener)
+    app = own_host_only(quiet_console(), listener)
     assert (await get(app, "/", host="gate.example")).status_code == 200

@@ -1,0 +1,70 @@
+"""Cases: what is looked into more closely, until it is closed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import Response
+
+from gateway.audit.records import CaseClosed, ReviewViewed
+from gateway.control.console.guard import Denied
+from gateway.control.console.pages import MAX_TEXT, Pages
+from gateway.control.reviewing import CODES, Case
+from gateway.control.staff import Staff
+
+__all__ = ["case_pages"]
+
+
+def case_pages(app: FastAPI, pages: Pages, staff: Staff) -> None:
+    """Add them to the console."""
+
+    def found(name: str) -> Case:
+        case = staff.reviews.cases.get(name)
+        if case is None:
+            raise Denied(404, "There is no such case.", "See the list of cases.")
+        return case
+
+    @app.get("/cases")
+    async def cases(request: Request) -> Response:
+        listed = sorted(
+            staff.reviews.cases.values(), key=lambda case: (bool(case.closed), case.opened_at)
+        )
+        return pages.page(request, "cases", cases=listed, codes=CODES)
+
+    @app.get("/cases/{case}")
+    async def one(request: Request, case: str) -> Response:
+        shown = found(case)
+        await staff.record(
+            ReviewViewed(actor=request.state.session.member, what="case", ref=shown.id)
+        )
+        steps = [
+            (
+                span,
+                staff.reviews.steps(
+                    span.subject, span.credential, int(span.since), int(span.until)
+                ),
+            )
+            for span in shown.spans
+        ]
+        return pages.page(request, "case", case=shown, steps=steps, codes=CODES)
+
+    @app.post("/cases/{case}/close")
+    async def close(
+        request: Request,
+        case: str,
+        code: Annotated[str, Form(max_length=40)],
+        text: Annotated[str, Form(max_length=MAX_TEXT * 4)],
+    ) -> Response:
+        shown, said = found(case), " ".join(text.split())
+        if shown.closed:
+            raise Denied(409, "Nothing was done: it is closed already.", "Read how it ended.")
+        if code not in CODES or not said or len(said) > MAX_TEXT:
+            raise Denied(
+                422,
+                f"Nothing was done: choose what it was, and why in up to {MAX_TEXT} characters.",
+                "Go back and fill it in.",
+            )
+        me = request.state.session.member
+        await staff.record(CaseClosed(actor=me, case=case, code=code, reason=said))
+        return pages.back(f"/cases/{case}")

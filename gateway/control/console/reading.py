@@ -1,0 +1,75 @@
+"""The record, as pages ask for it: off the event loop, one question at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from gateway.audit.search import MAX_NS, Hit, Query, Search
+from gateway.control.desk import Item, queue
+from gateway.control.record import consult
+from gateway.control.reviewing import Reviews
+from gateway.control.runs import Call, calls_of, run_at
+from gateway.state import StateDirectory
+
+__all__ = ["NS", "RUN_MOST", "Reading"]
+
+NS = 1_000_000_000
+RUN_SPAN_NS = 24 * 3600 * NS
+RUN_MOST = 1_000
+"""Records of a run that are shown."""
+
+Answer = TypeVar("Answer")
+
+
+class Reading:
+    """Questions to the record of one state directory.
+
+    Each raises ``RecordUnreadable``, ``LogCorrupt`` or ``OSError`` where it cannot be read.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        self.state = state
+        self._one_at_a_time = asyncio.Lock()
+
+    async def ask(self, question: Callable[[Search], Answer]) -> Answer:
+        """The answer to a question, from an index that is up to date."""
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(
+                consult, self.state, lambda index, logs: question(Search(index, logs))
+            )
+
+    async def hits(self, query: Query, *, before: int = MAX_NS, limit: int = 50) -> list[Hit]:
+        """The latest records that match, each proved just now."""
+        return await self.ask(lambda search: search.hits(query, before=before, limit=limit))
+
+    async def record(self, shard: str, seq: int) -> Hit | None:
+        """One record, proved just now."""
+        return await self.ask(lambda search: search.at(shard, seq))
+
+    async def queue(self, reviews: Reviews, days: int) -> list[Item]:
+        """What waits at the desk."""
+        now = time.time_ns()
+        since = now - days * RUN_SPAN_NS
+        return await self.ask(
+            lambda search: queue(search, reviews, since=since, until=now + RUN_SPAN_NS)
+        )
+
+    async def hours(self, days: int) -> tuple[int, dict[int, dict[str, int]]]:
+        """The number of the first hour, and calls by effect of each until now."""
+        now = time.time_ns()
+        since = now - days * RUN_SPAN_NS
+        found = await self.ask(lambda search: search.hours(since, now + 1))
+        return -(-since // (3600 * NS)), found
+
+    async def run(self, subject: str, credential: str, at: int) -> Sequence[Call]:
+        """The run of a credential's calls that holds a clock."""
+        query = Query(
+            terms=(("subject", subject), ("credential", credential), ("type", "access")),
+            since=at - RUN_SPAN_NS,
+            until=at + RUN_SPAN_NS,
+        )
+        hits = await self.hits(query, limit=RUN_MOST)
+        return run_at(calls_of((hit.shard, hit.json()) for hit in hits), at)

@@ -1,0 +1,118 @@
+"""The staff: who is signed in, what they may do, and what they have done, each step recorded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from gateway.audit.read import LogReader
+from gateway.audit.records import (
+    Record,
+    StaffLinkMade,
+    StaffSignedIn,
+    StaffSignedOut,
+)
+from gateway.control.plane import ControlPlane
+from gateway.control.reviewing import Reviews
+from gateway.control.sessions import Session, Sessions
+from gateway.core.clock import rfc3339_ns, timestamp
+from gateway.core.staff import Role, staff_roles
+from gateway.registry.changes import ChangeRefused, check_author
+
+__all__ = ["Staff", "reviews_of"]
+
+_KINDS = (b'"type":"review.', b'"type":"case.')
+
+
+def reviews_of(directory: Path) -> Reviews:
+    """What the control log says of reviews."""
+    reviews = Reviews()
+    if directory.is_dir():
+        for entry in LogReader(directory).entries():
+            if any(kind in entry.raw for kind in _KINDS):
+                reviews.apply(entry.json())
+    return reviews
+
+
+class Staff:
+    """Signs in and out, tells roles, and records.
+
+    Args:
+        plane: its log and registry.
+        reviews: as the log has them now.
+    """
+
+    def __init__(self, plane: ControlPlane, reviews: Reviews) -> None:
+        self.reviews = reviews
+        self.sessions = Sessions(time.time)
+        self._plane = plane
+
+    def roles(self, member: str) -> frozenset[Role] | None:
+        """The staff roles that a member has now; ``None`` for who may not sign in at all."""
+        found = self._plane.registry.snapshot.member(member)
+        if found is None or found.status != "active":
+            return None
+        organisation = self._plane.registry.snapshot.organisation(found.organisation)
+        if organisation is None or organisation.status != "active":
+            return None
+        return staff_roles(found.roles)
+
+    def name(self, member: str) -> str:
+        """His name, as the registry has it."""
+        found = self._plane.registry.snapshot.member(member)
+        return found.name if found is not None else member
+
+    async def make_link(self, member: str, *, actor: str, reason: str) -> tuple[str, str]:
+        """The secret of a link that signs a member in once, and when it ends.
+
+        Raises:
+            ChangeRefused: there is no such member, he has no role, or no reason is given.
+            LogUnavailable: it cannot be recorded.
+        """
+        check_author(actor, reason)
+        roles = self.roles(member)
+        if not roles:
+            raise ChangeRefused(
+                f"'{ascii(member)[1:-1][:64]}' is no active member with a staff role.",
+                f"Give him one: sluicegate member set {ascii(member)[1:-1][:64]} "
+                f"--role {'|'.join(Role)}",
+            )
+        token, expires_at = self.sessions.link(member)
+        ends = timestamp(expires_at)
+        await self._plane.log.append(
+            StaffLinkMade(actor=actor, member=member, expires_at=ends, reason=reason.strip())
+        )
+        return token, ends
+
+    async def sign_in(self, token: str) -> tuple[str, Session] | None:
+        """A new session and its secret; ``None`` for a link that is not good, or not any more."""
+        opened = self.sessions.sign_in(token)
+        if opened is None:
+            return None
+        secret, session = opened
+        roles = self.roles(session.member)
+        if not roles:
+            self.sessions.end(session)
+            return None
+        await self.record(
+            StaffSignedIn(actor=session.member, session=session.name, roles=tuple(sorted(roles)))
+        )
+        return secret, session
+
+    async def sign_out(self, session: Session) -> None:
+        """End a session."""
+        self.sessions.end(session)
+        await self.record(StaffSignedOut(actor=session.member, session=session.name))
+
+    async def record(self, record: Record) -> None:
+        """Make it durable, then let it count.
+
+        Raises:
+            LogUnavailable: it cannot be recorded; nothing has changed.
+        """
+        await self._plane.log.append(record)
+        # The clock is the log's own to a few milliseconds; after a restart it is the log's exactly.
+        stored = msgspec.to_builtins(record)
+        self.reviews.apply({**stored, "time": rfc3339_ns(time.time_ns())})
