@@ -5,7 +5,8 @@ frame reader, signature check and tree, so that a mistake of the writer is not r
 checks, for every shard under a directory: every CRC; every head against the segments before it;
 every record's index, log name and time; every sealed frame against the digest in its record; every
 intent's outcome; every checkpoint's root and signature; that the log of every key given is there;
-and, if given, checkpoints kept elsewhere.
+that every piece of sealed content that a record names is there, or was pruned on the record; and,
+if given, checkpoints kept elsewhere.
 
 A key vouches for the log that bears its name and for no other. A log that is gone with its whole
 directory is missed only by its key: give the keys of all logs, or check one shard with its own.
@@ -25,12 +26,13 @@ import struct
 import sys
 import time
 import zlib
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,6 +57,9 @@ _HEADER = struct.Struct("<IIB")
 _MAX_PAYLOAD = 1 << 20
 _ED25519_VKEY_BYTES = 33
 _MAX_SIZE_DIGITS = 18
+_PIECE = struct.Struct("<QHI")
+_PIECE_BYTES = 1 << 20
+_CONTENT_IN = {"access.intent": "request", "access.outcome": "response"}
 _SIGNATURE_LINE = "— "
 
 Keys = Mapping[tuple[str, bytes], Ed25519PublicKey]
@@ -73,7 +78,11 @@ class BadNote(Exception):
 
 @dataclass
 class Report:
-    """What was found in one shard. ``verdict`` is ``ok`` only if all was checked and right."""
+    """What was found in one shard. ``verdict`` is ``ok`` only if all was checked and right.
+
+    ``content`` are the pieces of sealed content that are there as recorded, ``pruned`` those that
+    went on the record; both are 0 where content was not looked at.
+    """
 
     shard: str
     origin: str = ""
@@ -81,6 +90,8 @@ class Report:
     root: str = ""
     types: Counter[str] = field(default_factory=Counter)
     open_intents: int = 0
+    content: int = 0
+    pruned: int = 0
     verdict: str = ""
 
 
@@ -167,11 +178,94 @@ def _frames(data: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
         at += 9 + length
 
 
+class _Content:
+    """The sealed content of one log: which pieces are there, which are not, which were pruned."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.there = 0
+        self.lost: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        """By file, the offset of each piece that is not there and the leaf that names it."""
+        self._name = ""
+        self._file: BinaryIO | None = None
+
+    def look(self, ref: Mapping[str, Any], leaf: int) -> None:
+        """Look for the piece that a record names. A ref that is none is refused by ``KeyError``,
+        ``ValueError`` or ``TypeError``."""
+        if not ref.get("sealed_sha256"):
+            return
+        segment, offset = str(ref["segment"]), int(ref["offset"])
+        if offset < 0 or Path(segment).name != segment:
+            raise ValueError("no place of a piece")
+        if self._digest(segment, offset) == ref["sealed_sha256"]:
+            self.there += 1
+        else:
+            self.lost[segment].extend((offset, leaf))
+
+    def missing(self, pruned: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[int, str]:
+        """How many of the lost pieces were pruned, and the first that was not, in words."""
+        count = 0
+        for segment, places in sorted(self.lost.items()):
+            ranges = pruned.get(segment, ())
+            for offset, leaf in zip(places[::2], places[1::2], strict=True):
+                if not any(start <= offset < end for start, end in ranges):
+                    return count, (
+                        f"refused: {segment}@{offset}, leaf {leaf}: its sealed content is missing "
+                        "or altered, and no record says that it was pruned"
+                    )
+                count += 1
+        return count, ""
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._name = ""
+        self._file = None
+
+    def _digest(self, segment: str, offset: int) -> str:
+        """The SHA-256 of the piece whose frame lies there; empty without one."""
+        file = self._open(segment)
+        if file is None:
+            return ""
+        file.seek(offset)
+        header = file.read(_PIECE.size)
+        if len(header) < _PIECE.size:
+            return ""
+        length, told, crc = _PIECE.unpack(header)
+        head = file.read(told)
+        left = length - told
+        if len(head) < told or left < 0 or zlib.crc32(header[:10] + head) != crc:
+            return ""
+        digest = sha256()
+        while left > 0 and (data := file.read(min(left, _PIECE_BYTES))):
+            digest.update(data)
+            left -= len(data)
+        return "" if left else digest.hexdigest()
+
+    def _open(self, segment: str) -> BinaryIO | None:
+        if segment != self._name:
+            self.close()
+            try:
+                self._file = (self.directory / segment).open("rb")
+            except FileNotFoundError:
+                return None
+            self._name = segment
+        return self._file
+
+
 class _Shard:
     """One pass over one shard."""
 
-    def __init__(self, keys: Keys, kept: Sequence[tuple[str, int, bytes]], patience: float) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        kept: Sequence[tuple[str, int, bytes]],
+        patience: float,
+        content: _Content | None,
+    ) -> None:
         self.keys, self.patience = keys, patience
+        self.content = content
+        self.pruned: list[tuple[str, str, int, int]] = []
         self.kept = kept
         self.roots: dict[int, set[bytes]] = {}
         self.origin = ""
@@ -262,6 +356,7 @@ class _Shard:
             kind, hlc, stamp = str(record["type"]), int(record["hlc"]), str(record["time"])
             request = str(record.get("request_id", ""))
             numbered = (record["v"], record["log"], record["seq"])
+            self.sealed_content(kind, record)
             facts = record.get("facts")
             sealed: str | None = facts["sealed_sha256"] if facts else None
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -283,6 +378,18 @@ class _Shard:
         if self.tree.size in self.roots:
             self.compare(offset)
         return sealed
+
+    def sealed_content(self, kind: str, record: Mapping[str, Any]) -> None:
+        """Look for the content that a record names, and note what was pruned."""
+        if kind == "content.pruned":
+            origin = str(record["origin"])
+            self.pruned += [
+                (origin, str(each["segment"]), int(each.get("start", 0)), int(each["end"]))
+                for each in record["ranges"]
+            ]
+        part = record.get(_CONTENT_IN.get(kind, ""))
+        if self.content is not None and part and part.get("content"):
+            self.content.look(part["content"], self.tree.size)
 
     def compare(self, offset: int) -> None:
         if self.roots.pop(self.tree.size, set()) - {self.tree.root()}:
@@ -306,10 +413,26 @@ class _Shard:
             raise self.refuse(0, f"a kept checkpoint of {size} records is not in this log")
 
 
+@dataclass
+class _Checked:
+    """One shard's report, its content, and what its records say was pruned: origin, file, range."""
+
+    report: Report
+    content: _Content | None
+    pruned: list[tuple[str, str, int, int]]
+
+
 def _verify_shard(
-    directory: Path, name: str, keys: Keys, kept: Sequence[tuple[str, int, bytes]], patience: float
-) -> Report:
-    run = _Shard(keys, kept, patience)
+    directory: Path,
+    name: str,
+    keys: Keys,
+    *,
+    kept: Sequence[tuple[str, int, bytes]],
+    patience: float,
+    content: Path | None,
+) -> _Checked:
+    sealed = _Content(content / directory.name) if content is not None else None
+    run = _Shard(keys, kept, patience, sealed)
     report = Report(name)
     paths = sorted(directory.glob("*.seg"))
     progress = sys.stderr.isatty() and sum(p.stat().st_size for p in paths) > PROGRESS_BYTES
@@ -322,11 +445,36 @@ def _verify_shard(
         report.verdict = OK if run.pinned else UNPINNED
     except _Refused as error:
         report.verdict = str(error)
+    finally:
+        if sealed is not None:
+            sealed.close()
     if progress:
         print(file=sys.stderr)
     report.origin, report.size, report.types = run.origin, run.tree.size, run.types
     report.root, report.open_intents = base64.b64encode(run.tree.root()).decode(), len(run.open)
-    return report
+    return _Checked(report, sealed, run.pruned)
+
+
+def _settle_content(logs: Sequence[_Checked]) -> bool:
+    """Hold what is not there of all logs' content against what was pruned by all their records.
+
+    Returns:
+        Whether all of it is accounted for.
+    """
+    good = True
+    for log in logs:
+        if log.content is None:
+            continue
+        pruned: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for other in logs:
+            for origin, segment, start, end in other.pruned:
+                if origin == log.report.origin:
+                    pruned[segment].append((start, end))
+        log.report.content = log.content.there
+        log.report.pruned, missing = log.content.missing(pruned)
+        if missing and log.report.verdict in (OK, UNPINNED):
+            log.report.verdict, good = missing, False
+    return good
 
 
 def verify_directory(
@@ -334,6 +482,7 @@ def verify_directory(
     keys: Keys,
     checkpoints: Sequence[bytes] = (),
     patience_s: float = PATIENCE_S,
+    content: Path | None = None,
 ) -> list[Report]:
     """Check every shard under ``directory``.
 
@@ -343,6 +492,8 @@ def verify_directory(
             to be here.
         checkpoints: signed notes kept outside; the log of their origin must extend them.
         patience_s: how long to wait for a checkpoint over bytes at the end of a growing log.
+        content: the directory of all sealed content, if not that of the state directory; without
+            either, content is not looked at.
 
     Raises:
         FileNotFoundError: there is no log under it.
@@ -351,6 +502,8 @@ def verify_directory(
     shards = _shards(directory)
     if not shards:
         raise FileNotFoundError(f"no log under {directory}")
+    if content is None and (directory / "audit").is_dir():
+        content = directory / "content"
     reports: list[Report] = []
     kept: list[tuple[str, int, bytes]] = []
     for note in checkpoints:
@@ -363,10 +516,26 @@ def verify_directory(
             verdict = "refused: signed by none of the keys given"
             reports.append(Report("kept checkpoint", origin, size, verdict=verdict))
         kept.append((origin, size, root))
-    logs = [
-        _verify_shard(shard, str(shard.relative_to(directory)), keys, kept, patience_s)
-        for shard in shards
-    ]
+
+    def check() -> list[_Checked]:
+        return [
+            _verify_shard(
+                each,
+                str(each.relative_to(directory)),
+                keys,
+                kept=kept,
+                patience=patience_s,
+                content=content,
+            )
+            for each in shards
+        ]
+
+    checked = check()
+    if not _settle_content(checked):
+        # Content may have been pruned, and that recorded, after the record of it was read.
+        checked = check()
+        _settle_content(checked)
+    logs = [each.report for each in checked]
     reports += logs
     here = {report.origin for report in logs}
     for origin in sorted({name for name, _ in keys} - here):
@@ -402,6 +571,8 @@ def _print(reports: Sequence[Report]) -> None:
         for kind, count in sorted(report.types.items()):
             print(f"    {kind} {count}")
         print(f"  open intents {report.open_intents}")
+        if report.content or report.pruned:
+            print(f"  sealed content: {report.content} pieces as recorded, {report.pruned} pruned")
         print(f"  {report.verdict}")
 
 

@@ -10,14 +10,18 @@ import random
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gateway.audit.content import Part
+from gateway.audit.content_store import content_of, content_segments, day_of, ref_of
 from gateway.audit.index import Index, IndexDamaged, Log
 from gateway.audit.note import NoteError, VerifierKey, signature_lines
 from gateway.audit.read import LogReader
+from gateway.audit.seal import SealError
 from gateway.audit.search import Query, Search
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.shards import explained, shards_of
@@ -27,8 +31,12 @@ from gateway.state import StateDirectory
 
 __all__ = ["doctor"]
 
+Json = Mapping[str, Any]
+
 _SAMPLE = 20
-"""Records that are proved by the index, at random."""
+"""Records that are proved by the index, at random; and pieces of content that are looked for."""
+_BLOCK = 512
+"""Of what a file takes on the disk; holes take nothing."""
 _LITTLE_ROOM = 2 << 30
 _NO_ROOM = 256 << 20
 """Bytes left on the disk at which to worry, and at which a log is about to latch."""
@@ -61,7 +69,14 @@ def doctor(directory: Directory = DIR, json: AsJson = False) -> None:
     state = StateDirectory(Path(directory))
     with explained():
         shards_of(state)
-        checks = [*_private(state), *_logs(state), _index(state), *_cosigned(state), _room(state)]
+        checks = [
+            *_private(state),
+            *_logs(state),
+            _index(state),
+            *_content(state),
+            *_cosigned(state),
+            _room(state),
+        ]
     good = all(check.verdict is not Verdict.BAD for check in checks)
     if json:
         show_json({"ok": good, "checks": [check._asdict() for check in checks]})
@@ -161,6 +176,61 @@ def _index(state: StateDirectory) -> Check:
         return Check("index", Verdict.NOTE, "not looked at: a log has no good key")
     said = f"{sum(sizes.values()):,} records, {behind:,} behind; a sample was proved"
     return Check("index", Verdict.OK, said)
+
+
+def _content(state: StateDirectory) -> Iterator[Check]:
+    """How much sealed content there is, and whether the newest that was recorded is there."""
+    for shard, log in shards_of(state).items():
+        directory = state.content(shard)
+        newest = _newest_content(log, segment_files(state.log(shard))[-1])
+        files = content_segments(directory)
+        if not newest and not files:
+            continue
+        lost = []
+        for record, part in newest:
+            try:
+                content_of(directory, record, part)
+            except SealError:
+                lost.append((record, part))
+        stray = [each for each in lost if not _was_pruned(state, *each)] if lost else []
+        what = f"content of {shard}"
+        if stray:
+            record, part = stray[0]
+            told = f"the {part} of {record['request_id']} is missing or altered"
+            more = f", and {len(stray) - 1} more" if len(stray) > 1 else ""
+            yield Check(what, Verdict.BAD, told + more, "sluicegate audit verify")
+            continue
+        size = sum(path.stat().st_blocks * _BLOCK for path in files)
+        since = f" since {day_of(files[0])}" if files else ""
+        yield Check(what, Verdict.OK, f"{size / 1e6:,.1f} MB in {len(files)} files{since}")
+
+
+def _newest_content(log: LogReader, last: Path) -> Sequence[tuple[Json, Part]]:
+    """The newest records with sealed content in a log's last segment, and which part of it."""
+    found: deque[tuple[Json, Part]] = deque(maxlen=_SAMPLE)
+    for entry in log.entries(int(last.stem)):
+        if b'"sealed_sha256"' not in entry.raw:
+            continue
+        record = entry.json()
+        for part in Part:
+            ref = ref_of(record, part)
+            if ref is not None and ref.sealed_sha256:
+                found.append((record, part))
+    return found
+
+
+def _was_pruned(state: StateDirectory, record: Json, part: Part) -> bool:
+    """Whether the record of a pruning holds the place of a piece."""
+    ref = ref_of(record, part)
+    return ref is not None and any(
+        each["segment"] == ref.segment and each.get("start", 0) <= ref.offset < each["end"]
+        for log in shards_of(state).values()
+        for entry in log.entries()
+        if b'"content.pruned"' in entry.raw
+        for pruned in [entry.json()]
+        if pruned["type"] == "content.pruned" and pruned["origin"] == record["log"]
+        for each in pruned["ranges"]
+    )
 
 
 def _cosigned(state: StateDirectory) -> Iterator[Check]:

@@ -81,7 +81,8 @@ def verify(
     with explained():
         notes, wrong, cosigned = _kept(state, texts, witnesses)
         try:
-            reports = verify_directory(state.audit, keys, notes)
+            sealed = state.root / "content"
+            reports = verify_directory(state.audit, keys, notes, content=sealed)
         except FileNotFoundError as error:
             fail(str(error), "name the gateway's directory with --dir", code=EXIT_UNAVAILABLE)
         alone = only_one(state.audit)
@@ -164,6 +165,8 @@ def _show_reports(reports: Sequence[Report], *, full: bool) -> None:
         if not report.root:
             continue
         say(f"  {report.origin or 'unknown origin'}, {report.size} records")
+        if report.content or report.pruned:
+            say(f"  sealed content: {report.content} pieces as recorded, {report.pruned} pruned")
         if full:
             say(f"  root {report.root}, {report.open_intents} open intents")
             for record_type, count in sorted(report.types.items()):
