@@ -24,6 +24,12 @@ from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.access import access
 from gateway.cli.doctor import doctor
+from gateway.cli.explaining import (
+    decisions_json,
+    end_explained,
+    explained_decisions,
+    show_decisions,
+)
 from gateway.cli.exporters import exporters
 from gateway.cli.exporting import export, verify_exported
 from gateway.cli.members import erase
@@ -31,7 +37,7 @@ from gateway.cli.proving import check, prove, verify, vkeys
 from gateway.cli.publishing import publish
 from gateway.cli.records import Lines, paragraph, wanted
 from gateway.cli.reporting import reconcile, report
-from gateway.cli.sealing_keys import CANNOT_OPEN, key_of, sealing_keys
+from gateway.cli.sealing_keys import CANNOT_OPEN, facts_of
 from gateway.cli.search import rebuild_index, search
 from gateway.cli.shards import Found, Shards, at, explained, in_time, shards_of
 from gateway.cli.terminal import (
@@ -159,6 +165,10 @@ def show(
     facts: Annotated[
         bool, typer.Option("--facts", help="Open the sealed facts that were evaluated.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Make its decisions again, and show the rules of then."),
+    ] = False,
     directory: Directory = DIR,
     json: AsJson = False,
 ) -> None:
@@ -172,10 +182,18 @@ def show(
                 "name a request id, a decision id, or SHARD#SEQ as 'audit tail' shows it",
             )
         opened = _open_facts(state, timeline) if facts else {}
+        decisions = explained_decisions(state, timeline) if explain else {}
     if json:
         records = [{"shard": shard, "record": entry.json()} for shard, entry in timeline]
-        show_json({"records": records} | ({"facts": opened} if facts else {}))
-        return
+        told = {"records": records} | ({"facts": opened} if facts else {})
+        show_json(told | ({"explained": decisions_json(decisions)} if explain else {}))
+    else:
+        _show(timeline, opened)
+        show_decisions(decisions)
+    end_explained(decisions)
+
+
+def _show(timeline: Sequence[Found], opened: dict[str, Any]) -> None:
     for shard, entry in timeline:
         for line in paragraph(shard, entry.json()):
             say(line)
@@ -212,22 +230,10 @@ def _open_facts(state: StateDirectory, timeline: Sequence[Found]) -> dict[str, A
         if entry.sealed is None:
             continue
         try:
-            opened[f"{shard}#{entry.seq}"] = jsonlib.loads(_facts_of(state, entry))
+            opened[f"{shard}#{entry.seq}"] = jsonlib.loads(facts_of(state, entry))
         except (SealError, *CANNOT_OPEN) as error:
             opened[f"{shard}#{entry.seq}"] = f"unavailable: {error}"
     return opened
-
-
-def _facts_of(state: StateDirectory, entry: Entry) -> bytes:
-    """What is sealed beside a record.
-
-    Raises:
-        SealError: it cannot be opened: the key was destroyed, or is not of this registry.
-        StoreUnavailable, KeyFileRefused: the keys cannot be read.
-    """
-    record = entry.json()
-    whose = record["subject"]["id"] if "subject" in record else record.get("sealed_for", "")
-    return entry.facts(key_of(sealing_keys(state), whose))
 
 
 for _command in (search, verify, prove, check, vkeys, rebuild_index, reconcile):

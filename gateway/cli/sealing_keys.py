@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from gateway.audit.read import Entry
 from gateway.audit.seal import SealError
 from gateway.control.past import SealKeys
 from gateway.registry.mac import KeyFileRefused, load_secret
@@ -12,7 +13,7 @@ from gateway.registry.store import Store, StoreUnavailable
 from gateway.registry.subject_keys import unwrap
 from gateway.state import StateDirectory
 
-__all__ = ["CANNOT_OPEN", "key_of", "sealing_keys"]
+__all__ = ["CANNOT_OPEN", "facts_of", "sealing_keys"]
 
 CANNOT_OPEN = (StoreUnavailable, KeyFileRefused)
 """What may keep the keys from being read."""
@@ -35,14 +36,20 @@ def sealing_keys(state: StateDirectory) -> SealKeys:
     return SealKeys(members, rows)
 
 
-def key_of(keys: SealKeys, member: str) -> bytes:
-    """The key of what is sealed for a member, or for nobody (empty).
+def facts_of(state: StateDirectory, entry: Entry) -> bytes:
+    """What is sealed beside a record: the facts of a decision, or the row that a change made.
 
     Raises:
-        SealError: there is none: it was destroyed, or is not of this registry.
+        SealError: nothing is, or it cannot be opened: the key was destroyed, or is not of this
+            registry.
+        StoreUnavailable, KeyFileRefused: the keys cannot be read.
     """
-    key = keys.of(member)
+    if entry.sealed is None:
+        raise SealError("nothing is sealed beside this record")
+    record = entry.json()
+    member = record["subject"]["id"] if "subject" in record else record.get("sealed_for", "")
+    key = sealing_keys(state).of(member)
     if key is None:
         whose = f"the facts of {member}" if member else "rows that are nobody's own"
         raise SealError(f"there is no key for {whose}: it was destroyed, or replaced")
-    return key
+    return entry.facts(key)
