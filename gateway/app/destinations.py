@@ -321,25 +321,20 @@ class _Archive:
         now = datetime.now(UTC)
         headers = put_headers(each.kind, each.body, self._exporter.retention_days, now)
         answer = await self._ask("PUT", each.key, headers, each.body)
-        if answer.status in (CONFLICT, EXISTS):
-            await self._compare(each)
-        else:
+        if answer.status not in (CONFLICT, EXISTS):
             _judge(answer)
-
-    async def _compare(self, each: Object) -> None:
-        """What is there already must be what we would put, as well kept.
-
-        Raises:
-            EgressFailed: it is not.
-        """
-        answer = await self._ask("GET", each.key, {}, b"", len(each.body) + _READ_BYTES)
-        _judge(answer)
-        if answer.body != each.body:
-            raise EgressFailed(f"there is another object under {each.key}: somebody else put it")
+            # There are services, and buckets, that take what asks to be locked and do not lock it.
+            answer = await self._ask("HEAD", each.key, {}, b"")
+            _judge(answer)
+        else:
+            answer = await self._ask("GET", each.key, {}, b"", len(each.body) + _READ_BYTES)
+            _judge(answer)
+            if answer.body != each.body:
+                raise EgressFailed(f"there is another object under {each.key}: not put from here")
         if answer.headers.get("x-amz-object-lock-mode") != "COMPLIANCE":
             raise EgressFailed(
-                f"{each.key} is there and not seen to be locked: somebody else put it, or the key "
-                "may not read retention (s3:GetObjectRetention)"
+                f"{each.key} is not seen to be locked: is Object Lock on in the bucket, and may "
+                "the key read it (s3:GetObject, s3:GetObjectRetention)?"
             )
 
     async def _ask(
