@@ -24,7 +24,8 @@ from gateway.control.plane import (
     directory_source,
     latest_rows,
 )
-from gateway.control.staff import Staff, reviews_of
+from gateway.control.reveal import Reveals
+from gateway.control.staff import Staff, history_of
 from gateway.control.status import Status
 from gateway.policy.embedded import EmbeddedEngine
 from gateway.policy.lifecycle import Lifecycle
@@ -113,9 +114,10 @@ async def run_control(process: Process) -> None:
     await plane.activate_current(actor=GATEWAY_ACTOR, reason="start")
     await plane.workers.listen(plane.state.bus_socket)
     plane.state.control_socket.unlink(missing_ok=True)
-    reviews = await asyncio.to_thread(reviews_of, plane.state.log(CONTROL_SHARD))
-    staff = Staff(plane, reviews)
-    console_pages = console_app(status, staff, plane.state, settings.console)
+    history = await asyncio.to_thread(history_of, plane.state.log(CONTROL_SHARD))
+    staff = Staff(plane, history)
+    reveals = Reveals(plane, staff)
+    console_pages = console_app(status, staff, reveals, plane.state, settings.console)
     console_page = own_host_only(console_pages, settings.console)
     operations = own_host_only(ops_app(plane, status, settings.policy), settings.ops)
     commands = control_api(plane, status, staff, settings.console.url)

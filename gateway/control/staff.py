@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,6 +16,7 @@ from gateway.audit.records import (
     StaffSignedIn,
     StaffSignedOut,
 )
+from gateway.control.approvals import Approvals
 from gateway.control.plane import ControlPlane
 from gateway.control.reviewing import Reviews
 from gateway.control.sessions import Session, Sessions
@@ -21,19 +24,33 @@ from gateway.core.clock import rfc3339_ns, timestamp
 from gateway.core.staff import Role, staff_roles
 from gateway.registry.changes import ChangeRefused, check_author
 
-__all__ = ["Staff", "reviews_of"]
+__all__ = ["History", "Staff", "history_of"]
 
-_KINDS = (b'"type":"review.', b'"type":"case.')
+_KINDS = ("review.", "case.", "approval.")
 
 
-def reviews_of(directory: Path) -> Reviews:
-    """What the control log says of reviews."""
-    reviews = Reviews()
+class History:
+    """What staff have done that still counts: reviews, cases, approvals."""
+
+    def __init__(self) -> None:
+        self.reviews = Reviews()
+        self.approvals = Approvals()
+
+    def apply(self, record: Mapping[str, Any]) -> None:
+        """One record more."""
+        self.reviews.apply(record)
+        self.approvals.apply(record)
+
+
+def history_of(directory: Path) -> History:
+    """What the control log says of it."""
+    history = History()
+    marks = [f'"type":"{kind}'.encode() for kind in _KINDS]
     if directory.is_dir():
         for entry in LogReader(directory).entries():
-            if any(kind in entry.raw for kind in _KINDS):
-                reviews.apply(entry.json())
-    return reviews
+            if any(mark in entry.raw for mark in marks):
+                history.apply(entry.json())
+    return history
 
 
 class Staff:
@@ -41,11 +58,13 @@ class Staff:
 
     Args:
         plane: its log and registry.
-        reviews: as the log has them now.
+        history: as the log has it now.
     """
 
-    def __init__(self, plane: ControlPlane, reviews: Reviews) -> None:
-        self.reviews = reviews
+    def __init__(self, plane: ControlPlane, history: History) -> None:
+        self.reviews = history.reviews
+        self.approvals = history.approvals
+        self._history = history
         self.sessions = Sessions(time.time)
         self._plane = plane
 
@@ -115,4 +134,4 @@ class Staff:
         await self._plane.log.append(record)
         # The clock is the log's own to a few milliseconds; after a restart it is the log's exactly.
         stored = msgspec.to_builtins(record)
-        self.reviews.apply({**stored, "time": rfc3339_ns(time.time_ns())})
+        self._history.apply({**stored, "time": rfc3339_ns(time.time_ns())})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 from unittest.mock import Mock
@@ -11,13 +12,14 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.audit.content import Part
 from gateway.audit.note import NoteError, VerifierKey
 from gateway.audit.proof import check_proof
 from gateway.control.console import console_app
 from gateway.control.console.access import ACCESS
 from gateway.core.staff import Role
 from tests.support import raw
-from tests.support.gate import Gate
+from tests.support.gate import APPROVER, REVIEWER, Gate
 from tests.support.speaking import TARGETS, body_for, provider
 from tests.support.staff import STAFF, Reader, hire, link
 from tests.support.upstream import Upstream
@@ -138,7 +140,7 @@ async def test_separation_of_duty_is_refused_when_roles_are_given(gate):
 
 
 def routes() -> list[tuple[str, str]]:
-    app = console_app(Mock(), Mock(), Mock(), Mock())
+    app = console_app(Mock(), Mock(), Mock(), Mock(), Mock())
     return sorted((method, route.path) for route in app.routes for method in route.methods)
 
 
@@ -374,3 +376,114 @@ async def test_what_a_page_gives_to_keep_is_what_the_log_has_and_proves_itself(g
     assert check_proof(proof.content, record.content, keys)[0] == denied["seq"]
     with pytest.raises(NoteError):
         check_proof(proof.content, record.content + b" ", keys)
+
+
+# Sealed content
+
+
+async def asked(gate: Watched, rev: Reader, who: str = "red") -> tuple[dict, str]:
+    """An allowed call whose request is sealed, put into a case and asked for: its intent, and the
+    approval's address."""
+    await call(gate, f"{who}-1")
+    intent = [r for r in gate.records("access.intent") if r["subject"]["id"] == who][-1]
+    at = int(intent["hlc"])
+    span = {"subject": who, "credential": f"{who}-1", "since": at, "until": at}
+    case = (await rev.post("/review/escalate", **span, text="odd")).headers["location"]
+    form = {"shard": "data-0", "seq": intent["seq"], "part": "request", "text": "to see"}
+    answer = await rev.post("/reveals", **form, case=case.rpartition("/")[2])
+    assert answer.status_code == 303, answer.text
+    return intent, answer.headers["location"]
+
+
+def digest_on(text: str) -> str:
+    return re.search(r'name="digest" value="([0-9a-f]{64})"', text)[1]
+
+
+async def test_two_people_and_two_keys_open_content_and_it_is_recorded_before(gate):
+    rev, app = await reader(gate, "rev"), await reader(gate, "app")
+    intent, where = await asked(gate, rev)
+    early = await rev.post(f"{where}/open", key=REVIEWER.text)
+    assert (early.status_code, "waiting" in early.text) == (409, True)
+    digest = digest_on(await app.read(where))
+    given = await app.post(f"{where}/approve", digest=digest, key=APPROVER.text)
+    assert given.status_code == 303, given.text
+    shown = await rev.post(f"{where}/open", key=REVIEWER.text)
+    assert shown.status_code == 200, shown.text
+    assert html.unescape(shown.text).count(gate.content(intent, Part.REQUEST, "red").decode()) == 1
+    name = where.rpartition("/")[2]
+    steps = [r["type"] for r in gate.records() if r.get("approval") == name]
+    assert steps == ["approval.requested", "approval.given", "content.revealed"]
+    everything = "".join(json.dumps(record) for record in gate.records()) + gate.log()
+    for secret in (REVIEWER.text, APPROVER.text):
+        assert secret not in everything
+
+
+async def test_nobody_alone_and_no_altered_or_replayed_approval_opens_anything(gate):
+    """The author, another reviewer, the wrong digest, the wrong key, a second time, another's."""
+    await gate.member("rev2", 0, roles=["reviewer"])
+    await gate.member("duo", 0, roles=["reviewer", "approver"])
+    rev, app = await reader(gate, "rev"), await reader(gate, "app")
+    duo, rev2 = await reader(gate, "duo"), await reader(gate, "rev2")
+    _, own = await asked(gate, duo)
+    digest = digest_on(await app.read(own))
+    both = await duo.post(f"{own}/approve", digest=digest, key=APPROVER.text)
+    assert (both.status_code, "himself" in both.text) == (409, True)
+    _, where = await asked(gate, rev)
+    digest = digest_on(await app.read(where))
+    await gate.member("later", 0, roles=["approver"])
+    later = await reader(gate, "later")
+    tries = [
+        (rev, {"digest": digest, "key": APPROVER.text}, 403),
+        (later, {"digest": digest, "key": APPROVER.text}, 409),
+        (app, {"digest": "0" * 64, "key": APPROVER.text}, 409),
+        (app, {"digest": digest, "key": REVIEWER.text}, 409),
+        (app, {"digest": digest, "key": "sgrole-approver-x"}, 409),
+        (app, {"digest": digest, "key": ""}, 409),
+    ]
+    for who, form, status in tries:
+        answer = await who.post(f"{where}/approve", **form)
+        assert answer.status_code == status, (form, answer.text)
+    assert (await rev.post(f"{where}/open", key=REVIEWER.text)).status_code == 409
+    assert (await app.post(f"{where}/approve", digest=digest, key=APPROVER.text)).status_code == 303
+    again = await app.post(f"{where}/approve", digest=digest, key=APPROVER.text)
+    assert again.status_code == 409
+    assert (await rev2.post(f"{where}/open", key=REVIEWER.text)).status_code == 409
+    assert (await rev.post(f"{where}/open", key=APPROVER.text)).status_code == 409
+    _, other = await asked(gate, rev)
+    assert (await rev.post(f"{other}/open", key=REVIEWER.text)).status_code == 409
+    names = {path.rpartition("/")[2] for path in (own, where, other)}
+    assert not [r for r in gate.records("content.revealed") if r["approval"] in names]
+
+
+async def test_a_refusal_is_the_end_and_a_restart_takes_the_approvers_half_along(gate):
+    rev, app = await reader(gate, "rev"), await reader(gate, "app")
+    _, where = await asked(gate, rev)
+    digest = digest_on(await app.read(where))
+    assert (await app.post(f"{where}/refuse", digest=digest, text="no need")).status_code == 303
+    assert (await app.post(f"{where}/approve", digest=digest, key=APPROVER.text)).status_code == 409
+    _, kept = await asked(gate, rev)
+    digest = digest_on(await app.read(kept))
+    assert (await app.post(f"{kept}/approve", digest=digest, key=APPROVER.text)).status_code == 303
+    await gate.stop()
+    await gate.start()
+    again = await reader(gate, "rev")
+    gone = await again.post(f"{kept}/open", key=REVIEWER.text)
+    assert (gone.status_code, "half is gone" in gone.text) == (409, True)
+    assert "refused by app: no need" in await again.read(where)
+
+
+async def test_what_is_no_case_of_the_caller_is_not_asked_for(gate):
+    rev = await reader(gate, "rev")
+    intent, _ = await asked(gate, rev)
+    span = {"subject": "newcomer", "credential": "newcomer-1", "since": 1, "until": 2}
+    case = (await rev.post("/review/escalate", **span, text="odd")).headers["location"]
+    form = {"shard": "data-0", "seq": intent["seq"], "text": "to see"}
+    for part, name, status in (
+        ("request", case.rpartition("/")[2], 409),
+        ("request", "case_none", 409),
+        ("request", "", 409),
+        ("answer", case.rpartition("/")[2], 409),
+        ("both", case.rpartition("/")[2], 422),
+    ):
+        answer = await rev.post("/reveals", **form, part=part, case=name)
+        assert answer.status_code == status, (part, name)

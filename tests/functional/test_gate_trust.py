@@ -174,7 +174,7 @@ def admin_routes() -> list[tuple[str, str]]:
     apps = (
         control_api(Mock(), Mock(), Mock(), ""),
         ops_app(Mock(), Mock(), Mock()),
-        console_app(Mock(), Mock(), Mock(), Mock()),
+        console_app(Mock(), Mock(), Mock(), Mock(), Mock()),
     )
     found = [
         (method, re.sub(r"\{[^}]*\}", "member", route.path))

@@ -26,7 +26,7 @@ async def get(app, path, **headers):
 def quiet_console():
     """Nobody is signed in."""
     staff = Mock(sessions=Sessions(time.time))
-    return console_app(Mock(ready=True), staff, Mock(), Mock(tls=None, behind_proxy=False))
+    return console_app(Mock(ready=True), staff, Mock(), Mock(), Mock(tls=None, behind_proxy=False))
 
 
 def policy(**options):

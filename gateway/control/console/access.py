@@ -14,6 +14,7 @@ PUBLIC: frozenset[Role] | None = None
 STAFF = frozenset(Role)
 READERS = frozenset({Role.AUDITOR, Role.REVIEWER, Role.APPROVER})
 SETTLE = frozenset({Role.REVIEWER})
+APPROVE = frozenset({Role.APPROVER})
 TAKE_ALONG = frozenset({Role.AUDITOR, Role.REVIEWER})
 
 ACCESS: dict[tuple[str, str], frozenset[Role] | None] = {
@@ -32,6 +33,12 @@ ACCESS: dict[tuple[str, str], frozenset[Role] | None] = {
     ("GET", "/cases"): READERS,
     ("GET", "/cases/{case}"): READERS,
     ("GET", "/export"): TAKE_ALONG,
+    ("GET", "/approvals"): READERS,
+    ("GET", "/approvals/{approval}"): READERS,
+    ("POST", "/reveals"): SETTLE,
+    ("POST", "/approvals/{approval}/approve"): APPROVE,
+    ("POST", "/approvals/{approval}/refuse"): APPROVE,
+    ("POST", "/approvals/{approval}/open"): SETTLE,
     ("POST", "/review/take"): SETTLE,
     ("POST", "/review/note"): SETTLE,
     ("POST", "/review/resolve"): SETTLE,

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.audit.index import Unanswerable
 from gateway.audit.segments import LogCorrupt
+from gateway.control.console.approvals import approval_pages
 from gateway.control.console.cases import case_pages
 from gateway.control.console.desk import desk_pages
 from gateway.control.console.guard import Cookie, Denied, Guard, Headers, SignedOut
@@ -24,8 +25,10 @@ from gateway.control.console.reading import Reading
 from gateway.control.console.records import record_pages
 from gateway.control.console.signing_in import sign_in_pages
 from gateway.control.record import RecordUnreadable
+from gateway.control.reveal import Reveals
 from gateway.control.staff import Staff
 from gateway.control.status import Status
+from gateway.core.approval import Refused
 from gateway.core.protocols import LogUnavailable
 from gateway.settings import Listener
 from gateway.state import StateDirectory
@@ -36,7 +39,9 @@ _KINDS = {"css": "text/css", "js": "text/javascript"}
 _STATIC = re.compile(r"[a-z]+\.(css|js)")
 
 
-def console_app(status: Status, staff: Staff, state: StateDirectory, listener: Listener) -> FastAPI:
+def console_app(
+    status: Status, staff: Staff, reveals: Reveals, state: StateDirectory, listener: Listener
+) -> FastAPI:
     """The FastAPI application of the console listener."""
     cookie = Cookie(listener)
     app = FastAPI(
@@ -51,6 +56,7 @@ def console_app(status: Status, staff: Staff, state: StateDirectory, listener: L
     desk_pages(app, pages, staff, reading)
     record_pages(app, pages, staff, reading)
     case_pages(app, pages, staff)
+    approval_pages(app, pages, staff, reading, reveals)
 
     @app.get("/static/{name}")
     async def static(name: str) -> Response:
@@ -66,7 +72,7 @@ def console_app(status: Status, staff: Staff, state: StateDirectory, listener: L
     return app
 
 
-def _say_what_is_wrong(app: FastAPI, pages: Pages) -> None:
+def _say_what_is_wrong(app: FastAPI, pages: Pages) -> None:  # noqa: C901 - one failure each
     """Every failure as a page that says what was not done, and what to do."""
 
     @app.exception_handler(SignedOut)
@@ -76,6 +82,10 @@ def _say_what_is_wrong(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(Denied)
     async def denied(request: Request, error: Denied) -> Response:
         return pages.problem(request, error.status, error.message, error.remedy)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return pages.problem(request, 409, f"Nothing was done. {error.message}", error.remedy)
 
     @app.exception_handler(HTTPException)
     async def missing(request: Request, error: HTTPException) -> Response:

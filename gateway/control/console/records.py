@@ -20,7 +20,10 @@ from gateway.audit.terms import DIMENSIONS, effect_of
 from gateway.control.console.guard import Denied
 from gateway.control.console.pages import Pages, plain
 from gateway.control.console.reading import NS, Reading
+from gateway.control.reveal import sealed_parts
+from gateway.control.reviewing import Case
 from gateway.control.staff import Staff
+from gateway.core.approval import Approval
 
 __all__ = ["record_pages"]
 
@@ -114,6 +117,9 @@ def record_pages(  # noqa: C901 - one page a function
             run=(caller.get("id", ""), caller.get("credential", ""), int(first["hlc"])),
             proofs=_proofs(reading, hit),
             raw=hit.raw.decode(),
+            sealed=sealed_parts(value),
+            cases=_cases_of(staff, first),
+            asked=_asked_for(staff, place),
             links=_links(value),
         )
 
@@ -151,6 +157,26 @@ def record_pages(  # noqa: C901 - one page a function
             )
         )
         return _download(body, "application/x-ndjson", "records.ndjson")
+
+
+def _cases_of(staff: Staff, intent: Json) -> list[Case]:
+    """The open cases that hold a call."""
+    subject, at = intent.get("subject", {}).get("id", ""), int(intent["hlc"])
+    return [
+        case
+        for case in staff.reviews.cases.values()
+        if not case.closed
+        and any(
+            span.subject == subject and int(span.since) <= at <= int(span.until)
+            for span in case.spans
+        )
+    ]
+
+
+def _asked_for(staff: Staff, place: str) -> list[Approval]:
+    """The approvals that are about a record."""
+    wanted = f'"record":"{place}"'
+    return [each for each in staff.approvals.all.values() if wanted in each.shown]
 
 
 def _asked(q: str, days: int) -> Asked:
