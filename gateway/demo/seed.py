@@ -24,8 +24,10 @@ import yaml
 
 from gateway.app.control import open_control_plane
 from gateway.app.opening import open_log
+from gateway.audit.content import RoleKey, new_role_key, parse_role_key
 from gateway.control.plane import ControlPlane
 from gateway.core.entities import Credential, Entity, Member
+from gateway.core.role_keys import Role
 from gateway.identity import api_keys
 from gateway.policy.bundle import read_directory
 from gateway.policy.revision import revision_of
@@ -108,6 +110,15 @@ class DemoDirectory:
                 file.write("sk-practice-" + secrets.token_urlsafe(24))
         return path
 
+    def role_keys(self) -> dict[str, RoleKey]:
+        """The keys of the two roles that open sealed content, made on first use. A gateway never
+        holds the private ones; here ``demo.json`` keeps both, so that one person can try both."""
+        kept = self.read().get("role_keys") if self.state.demo.exists() else None
+        if kept is None:
+            kept = {role.value: new_role_key(role).text for role in Role}
+            self.write(role_keys=kept)
+        return {role: parse_role_key(text) for role, text in kept.items()}
+
     def write_configuration(
         self, ports: Ports, practice_url: str, upstreams: Mapping[str, str]
     ) -> None:
@@ -136,6 +147,7 @@ class DemoDirectory:
             "upstreams": endpoints,
             "policy": {"directory": str(self.policies)},
             "audit": {"name": "sluicegate-demo"},
+            "content": {role: key.public.text for role, key in self.role_keys().items()},
             "log_level": "warning",
         }
         self.configuration.write_text(

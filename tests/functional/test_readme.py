@@ -76,6 +76,15 @@ class Shell:
             document[name]["listen"] = f"127.0.0.1:{port}"
         path.write_text(yaml.safe_dump(document))
 
+    def set_role_keys(self, lines: list[str]) -> None:
+        """Put what ``content keygen`` printed where it says."""
+        path = self.directory / "sluicegate.yaml"
+        document = yaml.safe_load(path.read_text())
+        for line in lines:
+            section, _, entry = line.partition("under ")[2].partition(":")
+            document[section] |= yaml.safe_load(entry)
+        path.write_text(yaml.safe_dump(document))
+
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
@@ -83,9 +92,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     directory = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "policies", directory / "policies")
     shell = Shell(directory)
-    init, keygen, build, serve, status = block("Run it").splitlines()
+    init, reviewer, approver, keygen, build, serve, status = block("Run it").splitlines()
     shell.run(init)
     shell.choose_ports()
+    shell.set_role_keys([shell.run(each).splitlines()[-1] for each in (reviewer, approver)])
     shell.run(keygen)
     shell.run(build)
     process = shell.start(serve.partition("#")[0])
@@ -101,6 +111,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         assert process.poll() is None, "serve ended"
         assert time.monotonic() < deadline, "serve did not become ready"
         time.sleep(0.2)
+    shell.run(status)  # nothing is wrong
     yield shell
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
