@@ -50,7 +50,7 @@ class Status:
         workers: int,
         addresses: Mapping[str, str],
         endpoints: Mapping[str, str],
-        sealable: bool = True,
+        sealable: bool,
         exporters: Mapping[str, Exporter] | None = None,
     ) -> None:
         self._plane = plane

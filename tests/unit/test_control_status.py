@@ -39,13 +39,32 @@ def plane(**changes: Any) -> Any:
     )
 
 
-async def report(the_plane: Any) -> dict[str, Any]:
-    status = Status(the_plane, workers=0, addresses={}, endpoints={"anthropic": "http://a.example"})
+async def report(the_plane: Any, *, sealable: bool = True) -> dict[str, Any]:
+    endpoints = {"anthropic": "http://a.example"}
+    status = Status(the_plane, workers=0, addresses={}, endpoints=endpoints, sealable=sealable)
     return await status.report()
 
 
 async def test_control_nothing_is_wrong_with_the_stand_in() -> None:
     assert (await report(plane()))["problems"] == []
+
+
+def test_rules_that_ask_for_sealed_content_need_keys_to_seal_it_to() -> None:
+    asking = SimpleNamespace(files={"data/stages.yaml": b"trusted: {capture: sealed_request}"})
+
+    def told(active: Any, *, sealable: bool) -> list[dict[str, str]]:
+        lifecycle = SimpleNamespace(active=active)
+        the_plane = plane(lifecycle=lifecycle)
+        status = Status(the_plane, workers=0, addresses={}, endpoints={}, sealable=sealable)
+        return status._unsealable()
+
+    (problem,) = told(asking, sealable=False)
+    assert "no keys to seal it to" in problem["what"]
+    assert "content_keys_missing" in problem["reaches"]
+    assert "sluicegate content keygen reviewer" in problem["do"]
+    assert told(asking, sealable=True) == []
+    assert told(small_bundle(), sealable=False) == []  # nothing asks for it
+    assert told(None, sealable=False) == []
 
 
 @pytest.mark.parametrize("active", [None, small_bundle()])

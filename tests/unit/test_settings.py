@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from gateway.core.role_keys import PRIVATE, PUBLIC, Role, key_text
 from gateway.settings import (
     ConfigurationError,
     Settings,
@@ -364,6 +365,39 @@ def test_what_is_not_for_production_is_refused_there(read: Read, tmp_path: Path)
     (state / "demo.json").write_text("{}")
     (finding,) = findings(read, state_dir=str(state))
     assert "was made by `sluicegate demo`" in finding
+
+
+def test_content_is_sealed_to_two_different_roles_or_to_none(read: Read) -> None:
+    keys = {role.value: key_text(PUBLIC, role, role.encode() * 4) for role in Role}
+    assert not read().content.sealable
+    content = read(content=keys).content
+    assert content.sealable
+    assert (content.retention_days, content.max_answer_bytes) == (30, 1 << 20)
+    for missing in Role:
+        alone = {name: key for name, key in keys.items() if name != missing}
+        (finding,) = findings(read, content=alone)
+        assert finding.startswith(f"content: {missing}: missing")
+        assert f"content keygen {missing}" in finding
+    same = {role.value: key_text(PUBLIC, role, bytes(32)) for role in Role}
+    (finding,) = findings(read, content=same)
+    assert "one key" in finding
+    swapped = dict(zip(keys, reversed(keys.values()), strict=True))
+    told = findings(read, content=swapped)
+    assert [each.partition(":")[0] for each in told] == ["content.reviewer", "content.approver"]
+
+
+def test_a_role_key_that_is_none_is_refused_and_a_private_one_not_repeated(read: Read) -> None:
+    keys = {role.value: key_text(PUBLIC, role, role.encode() * 4) for role in Role}
+    secret = key_text(PRIVATE, Role.REVIEWER, bytes(32))
+    (finding,) = findings(read, content=keys | {"reviewer": secret})
+    assert "this is the private key" in finding
+    assert secret[20:] not in finding
+    (finding,) = findings(read, content=keys | {"approver": keys["approver"][:-3]})
+    assert "cut or mistyped" in finding
+    full = {"memory_budget_bytes": 1 << 24, "max_body_bytes": 1 << 24}
+    assert read(data=full)
+    (finding,) = findings(read, content=keys, data=full)
+    assert finding.startswith("settings: data.memory_budget_bytes is smaller")
 
 
 def test_the_commented_file_of_init_lacks_exactly_what_it_marks(
