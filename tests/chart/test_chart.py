@@ -200,6 +200,7 @@ def test_the_monitor_scrapes_ops_over_tls(render):
         ({"config": {"data": {"listen": "0.0.0.0:80"}}}, "/config/data/listen"),
         ({"config": {"policy": {"directory": "/policies"}}}, "/config/policy/directory"),
         ({"config": {"upstreams": {"openai": {"key": "sk-in-clear"}}}}, "/config/upstreams/openai"),
+        ({"config": {"exporters": {"siem": {"secret": "in-clear"}}}}, "/config/exporters/siem"),
         ({"persistence": {"size": "lots"}}, "/persistence/size"),
         ({"networkPolicy": {"egress": [{"cidr": "10.0.0.0/8"}]}}, "/networkPolicy/egress"),
         ({"networkPolicy": {"dataFrom": [{}]}}, "/networkPolicy/dataFrom"),
