@@ -7,6 +7,7 @@ A bundle is a directory that stands alone::
     records.ndjson     the matching records, byte for byte, one a line
     proofs.ndjson      for each line, its log, index and audit path (hashes in hex)
     checkpoints/<shard>  the signed checkpoint that the paths of that log lead to
+    and what a report puts beside them, such as an index page
 
 ``verify_export`` checks one with the logs' public keys and nothing else.
 """
@@ -137,6 +138,8 @@ def write_bundle(
     made: str,
     asked: str,
     progress: Progress = lambda _done, _all: None,
+    wanted: Callable[[Found], bool] = lambda _: True,
+    beside: Callable[[], Mapping[str, bytes]] = dict,
 ) -> dict[str, Any]:
     """Write a bundle.
 
@@ -147,6 +150,8 @@ def write_bundle(
         made: when, RFC 3339.
         asked: the query as it was typed, for people.
         progress: told after each batch.
+        wanted: which of the records that match are taken.
+        beside: other files for the bundle, by name; asked for when the records are written.
 
     Returns:
         The manifest.
@@ -159,7 +164,7 @@ def write_bundle(
     places: list[tuple[str, int]] = []
     digests: dict[str, str] = {}
     with _written(directory, "records.ndjson", digests) as write:
-        for found in found_in(logs, query, progress, heads):
+        for found in filter(wanted, found_in(logs, query, progress, heads)):
             write(found.raw + b"\n")
             places.append((found.shard, found.seq))
     (directory / "checkpoints").mkdir(mode=0o700)
@@ -188,6 +193,10 @@ def write_bundle(
             path = inclusion_path(subtrees[shard], seq, heads[shard].size)
             proof = {"log": shard, "index": seq, "path": [node.hex() for node in path]}
             write(msgspec.json.encode(proof) + b"\n")
+    for name, content in beside().items():
+        (directory / name).parent.mkdir(mode=0o700, exist_ok=True)
+        with _written(directory, name, digests) as write:
+            write(content)
     manifest = {
         "format": FORMAT,
         "made": made,

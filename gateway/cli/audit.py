@@ -24,6 +24,7 @@ from gateway.audit.seal import SealError
 from gateway.audit.segments import LogCorrupt, segment_files
 from gateway.cli.access import access
 from gateway.cli.doctor import doctor
+from gateway.cli.evidence import evidence
 from gateway.cli.explaining import (
     decisions_json,
     end_explained,
@@ -246,4 +247,5 @@ app.command()(doctor)
 app.command()(exporters)
 app.command()(publish)
 report.command()(access)
+report.command()(evidence)
 app.add_typer(report, name="report")

@@ -46,7 +46,7 @@ from gateway.control.record import logs_of
 from gateway.core.clock import rfc3339_ns
 from gateway.state import StateDirectory
 
-__all__ = ["export", "verify_exported"]
+__all__ = ["arriving", "check_output", "export", "verify_exported"]
 
 
 class Format(StrEnum):
@@ -90,18 +90,12 @@ def export(
         fail("a bundle is a directory", "say which, by -o DIR", code=EXIT_USAGE)
     if output is None and json:
         fail("--json tells what was written to a file", "say which, by -o FILE", code=EXIT_USAGE)
-    if output is not None and output.exists():
-        fail(f"{output} is there already", "name another; nothing was written", code=EXIT_USAGE)
-    if output is not None and _inside(state, output):
-        fail(
-            f"{output} is inside {state.root}, where the gateway keeps its own files",
-            "name a place outside of it; nothing was written",
-            code=EXIT_USAGE,
-        )
+    if output is not None:
+        check_output(state, output)
     with explained():
         logs = logs_of(state, warn)
         if form is Format.BUNDLE and output is not None:
-            with _arriving(output) as partial, progress("reading the logs") as tell:
+            with arriving(output) as partial, progress("reading the logs") as tell:
                 partial.mkdir(mode=0o700)
                 made = rfc3339_ns(time.time_ns())
                 manifest = write_bundle(
@@ -119,6 +113,18 @@ def export(
     if form is Format.BUNDLE:
         say("Whoever gets it checks it offline, with the logs' keys (`audit vkeys`):")
         say(f"  sluicegate audit verify-export {output} --key VKEY --key VKEY")
+
+
+def check_output(state: StateDirectory, output: Path) -> None:
+    """Whether something may be written there, or the end of the command."""
+    if output.exists():
+        fail(f"{output} is there already", "name another; nothing was written", code=EXIT_USAGE)
+    if _inside(state, output):
+        fail(
+            f"{output} is inside {state.root}, where the gateway keeps its own files",
+            "name a place outside of it; nothing was written",
+            code=EXIT_USAGE,
+        )
 
 
 def _inside(state: StateDirectory, output: Path) -> bool:
@@ -196,7 +202,7 @@ def _write_file(form: Format, output: Path | None, logs: dict[str, Log], query: 
         found = found_in(logs, query, tell)
         if output is None:
             return _write(sys.stdout.buffer, head, (lines[form](each) for each in found))
-        with _arriving(output) as partial:
+        with arriving(output) as partial:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 return _write(file, head, (lines[form](each) for each in found))
@@ -213,7 +219,7 @@ def _write(file: IO[bytes], head: bytes, lines: Iterator[bytes]) -> int:
 
 
 @contextmanager
-def _arriving(output: Path) -> Iterator[Path]:
+def arriving(output: Path) -> Iterator[Path]:
     """What is written stands under its name only when it is whole."""
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
