@@ -249,18 +249,30 @@ class _Syslog:
         self._egress, self._tls = egress, tls
 
     async def transmit(self, body: bytes) -> None:
-        addresses = await self._egress.addresses(self._host, self._port)
-        family = socket.AF_INET6 if ":" in addresses[0] else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as connection:
-            connection.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(connection, (addresses[0], self._port))
+        with await self._connected() as connection:
             try:
                 await _say(connection, self._tls, self._host, body)
             except ssl.SSLCertVerificationError as error:
                 raise EgressFailed(f"{self._host} is not trusted: {error.verify_message}") from None
             except ssl.SSLError as error:
                 raise EgressFailed(f"{self._host}: TLS: {error.reason or 'cut off'}") from None
+
+    async def _connected(self) -> socket.socket:
+        """A connection to the first of its addresses that takes one."""
+        for address in await self._egress.addresses(self._host, self._port):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            connection.setblocking(False)
+            try:
+                await asyncio.get_running_loop().sock_connect(connection, (address, self._port))
+            except OSError:
+                connection.close()
+            except asyncio.CancelledError:
+                connection.close()
+                raise
+            else:
+                return connection
+        raise EgressFailed(f"{self._host} cannot be reached")
 
 
 async def _say(connection: socket.socket, context: ssl.SSLContext, host: str, body: bytes) -> None:
