@@ -179,3 +179,17 @@ def test_the_activated_bundle_is_kept_and_a_refused_one_is_not(operator):
     assert set(operator.state.revisions.iterdir()) == kept
     rejected = [each for each in operator.records() if each["type"] == "policy.rejected"]
     assert not path_of(operator.state.revisions, rejected[-1]["revision"]).exists()
+
+
+def test_a_bundle_that_cannot_be_kept_is_not_activated(operator):
+    before = [each for each in operator.records() if each["type"] == "policy.activated"]
+    shutil.rmtree(operator.state.revisions)
+    operator.state.revisions.touch()
+    activate(operator)
+    last = [each for each in operator.records() if each["type"].startswith("policy.")][-1]
+    assert last["type"] == "policy.rejected"
+    assert "cannot be kept" in last["findings"][0]
+    assert len(before) == 1
+    operator.state.revisions.unlink()
+    activate(operator)
+    assert kept_revision(operator.state.revisions, before[0]["revision"])
