@@ -13,7 +13,7 @@ from joserfc.jwk import ECKey
 
 from gateway.app.opening import CANNOT_START, Process, open_log, run_process, stop_event
 from gateway.control.api import control_api
-from gateway.control.console import console_app
+from gateway.control.console import Edge, console_app
 from gateway.control.hosts import own_host_only
 from gateway.control.ops import ops_app
 from gateway.control.plane import (
@@ -39,6 +39,8 @@ from gateway.telemetry import logs
 
 __all__ = ["CANNOT_OPEN", "open_control_plane", "policy_source", "run_control"]
 
+SMALL = {"http": "h11", "h11_max_incomplete_event_size": 16 * 1024, "limit_concurrency": 256}
+"""Console and ops serve people and probes: a head is bounded, and so are connections that ask."""
 CANNOT_OPEN = (*CANNOT_START, StoreUnavailable, KeyFileRefused)
 """What may keep log and registry from being opened."""
 
@@ -118,13 +120,13 @@ async def run_control(process: Process) -> None:
     staff = Staff(plane, history)
     reveals = Reveals(plane, staff)
     console_pages = console_app(status, staff, reveals, plane.state, settings.console)
-    console_page = own_host_only(console_pages, settings.console)
+    console_page = Edge(own_host_only(console_pages, settings.console))
     operations = own_host_only(ops_app(plane, status, settings.policy), settings.ops)
     commands = control_api(plane, status, staff, settings.console.url)
     servers = [
         (Server(configuration(commands, None)), _private_socket(plane.state)),
-        (Server(configuration(console_page, settings.console)), console),
-        (Server(configuration(operations, settings.ops)), ops),
+        (Server(configuration(console_page, settings.console, **SMALL)), console),
+        (Server(configuration(operations, settings.ops, **SMALL)), ops),
     ]
     background = [
         asyncio.create_task(plane.watch_policy()),

@@ -430,11 +430,14 @@ class StaffRefused(_Explained, frozen=True, kw_only=True, tag="staff.refused"):
 
 
 class ReviewSearched(Record, frozen=True, kw_only=True, tag="review.searched"):
-    """The record was searched; ``query`` as typed, ``hits`` as shown."""
+    """The record was searched; ``query`` as typed, ``hits`` as shown. ``since`` and ``before`` are
+    clocks: where the time asked for begins, and where a further page of hits did."""
 
     actor: str
     query: str
     hits: int
+    since: str = ""
+    before: str = ""
 
 
 class ReviewViewed(Record, frozen=True, kw_only=True, tag="review.viewed"):
@@ -446,10 +449,11 @@ class ReviewViewed(Record, frozen=True, kw_only=True, tag="review.viewed"):
 
 
 class ReviewExported(Record, frozen=True, kw_only=True, tag="review.exported"):
-    """Records were taken along."""
+    """Records were taken along: ``sha256`` is that of the file, ``since`` a clock."""
 
     actor: str
     query: str
+    since: str = ""
     form: str
     records: int
     sha256: str = ""

@@ -134,8 +134,8 @@ def _say_what_is_wrong(api: FastAPI) -> None:
     async def registry_failed(_request: Request, error: RegistryUnavailable) -> Response:
         return _problem(UNAVAILABLE, str(error), "See `sluicegate status` for what to do.")
 
-    @api.exception_handler(msgspec.ValidationError)
-    async def invalid(_request: Request, error: msgspec.ValidationError) -> Response:
+    @api.exception_handler(msgspec.DecodeError)
+    async def invalid(_request: Request, error: msgspec.DecodeError) -> Response:
         return _problem(INVALID, str(error), "Send the fields that this version documents.")
 
 

@@ -21,8 +21,13 @@ from gateway.control.runs import Call, calls_of, runs_of
 __all__ = ["Item", "queue"]
 
 HOUR_NS = 3_600_000_000_000
-EACH = 200
-"""Of each kind, the latest so many are looked at."""
+EACH = 60
+"""Of each caller and kind, the latest so many that are not settled are shown."""
+LOOKED = 1_200
+"""And so many are looked at for them."""
+CALLERS = 2_000
+"""Callers with calls in the time; each is asked for by himself, so that nobody's flood hides
+another's one call."""
 SAMPLED = 3
 """Calls of each model that were let through."""
 URGENT = 40
@@ -37,12 +42,13 @@ _FLAGS: tuple[tuple[Term, int, str], ...] = (
     (("effect", "require_approval"), 10, "an approval was wanted"),
     (("effect", "refused"), 4, "refused by a limit or for its form"),
 )
-_FINDINGS: tuple[tuple[str, int, str], ...] = (
-    ("registry.tampered", 80, "the registry is not what the log recorded"),
-    ("policy.engine_error", 40, "the policy engine failed"),
-    ("log.recovered", 30, "the log was recovered after a crash"),
-    ("policy.rejected", 20, "a policy revision was refused"),
-)
+FINDINGS: dict[str, tuple[int, str]] = {
+    "registry.tampered": (80, "the registry is not what the log recorded"),
+    "policy.engine_error": (40, "the policy engine failed"),
+    "log.recovered": (30, "the log was recovered after a crash"),
+    "policy.rejected": (20, "a policy revision was refused"),
+}
+"""Records that are nobody's call and that somebody should look at."""
 _SAMPLE = (5, "drawn from the calls that were let through")
 _MANY = 6
 """Added for each doubling of the number of calls."""
@@ -91,12 +97,12 @@ def queue(search: Search, reviews: Reviews, *, since: int, until: int) -> list[I
 
 
 def _findings(search: Search, reviews: Reviews, since: int, until: int) -> Iterator[Item]:
-    for kind, weight, words in _FINDINGS:
+    for kind, (weight, words) in FINDINGS.items():
         query = Query(terms=(("type", kind),), since=since, until=until)
         for hit in search.hits(query, limit=EACH):
             record = hit.json()
             at = int(record["hlc"])
-            if not reviews.settled("", kind, at):
+            if not reviews.settled("", kind, at, at):
                 place = f"{hit.shard}#{hit.seq}"
                 call = (at, record["time"], place, "")
                 yield _item(reviews, ("", kind, ""), [call], [(words, weight)])
@@ -105,11 +111,10 @@ def _findings(search: Search, reviews: Reviews, since: int, until: int) -> Itera
 def _runs(search: Search, reviews: Reviews, since: int, until: int) -> Iterator[Item]:
     flags: dict[str, list[tuple[str, int]]] = {}
     calls: dict[str, Call] = {}
-    for found, words, weight in _flagged(search, since, until):
+    for found, words, weight in _flagged(search, reviews, since, until):
         for call in found:
-            if not reviews.settled(call.subject, call.credential, call.at):
-                calls[call.record] = call
-                flags.setdefault(call.record, []).append((words, weight))
+            calls[call.record] = call
+            flags.setdefault(call.record, []).append((words, weight))
     callers: dict[tuple[str, str], list[Call]] = {}
     for call in sorted(calls.values(), key=lambda each: each.at):
         callers.setdefault((call.subject, call.credential), []).append(call)
@@ -150,24 +155,47 @@ def _item(
     )
 
 
-def _flagged(search: Search, since: int, until: int) -> Iterator[tuple[list[Call], str, int]]:
-    for term, weight, words in _FLAGS:
-        yield _calls(search, (term,), since, until), words, weight
+def _flagged(
+    search: Search, reviews: Reviews, since: int, until: int
+) -> Iterator[tuple[list[Call], str, int]]:
+    everyone = search.counts("subject", Query(since=since, until=until), top=CALLERS)
+    for caller in everyone:
+        for term, weight, words in _FLAGS:
+            dimension, value = term
+            if dimension != "effect" or value in caller.effects:
+                query = Query(
+                    terms=(term, ("subject", caller.value), ("type", "access")),
+                    since=since,
+                    until=until,
+                )
+                yield _waiting(search, reviews, query), words, weight
     weight, words = _SAMPLE
-    for model in search.known("authorised", top=100):
-        yield _sample(search, model, since, until), words, weight
+    for model in search.known("authorised", top=CALLERS):
+        drawn = _sample(search, model, since, until)
+        yield [call for call in drawn if not _settled(reviews, call)], words, weight
 
 
-def _calls(search: Search, terms: Sequence[Term], since: int, until: int) -> list[Call]:
-    """Calls of which a record has these terms; an outcome stands for its intent."""
-    found: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
-    query = Query(terms=(*terms, ("type", "access")), since=since, until=until)
-    for hit in search.hits(query, limit=EACH):
-        record = hit.json()
-        found[hit.shard, hit.seq] = (hit.shard, record)
-        if hit.intent is not None:
-            found[hit.shard, record["parent"]] = (hit.shard, hit.intent)
-    return calls_of(found.values())
+def _waiting(search: Search, reviews: Reviews, query: Query) -> list[Call]:
+    """The latest calls that match and are not settled; an outcome stands for its intent."""
+    waiting: list[Call] = []
+    before, looked = query.until, 0
+    while len(waiting) < EACH and looked < LOOKED:
+        hits = search.hits(query, before=before, limit=EACH)
+        found: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
+        for hit in hits:
+            record = hit.json()
+            found[hit.shard, hit.seq] = (hit.shard, record)
+            if hit.intent is not None:
+                found[hit.shard, record["parent"]] = (hit.shard, hit.intent)
+        waiting += [call for call in calls_of(found.values()) if not _settled(reviews, call)]
+        if len(hits) < EACH:
+            break
+        before, looked = hits[-1].id, looked + len(hits)
+    return waiting[:EACH]
+
+
+def _settled(reviews: Reviews, call: Call) -> bool:
+    return reviews.settled(call.subject, call.credential, call.at, call.end)
 
 
 def _sample(search: Search, model: str, since: int, until: int) -> list[Call]:

@@ -130,23 +130,18 @@ class Reveals:
             record: the record that the approval names.
         """
         approval, now = self._found(name), time.time()
-        approval.check_vote(who, self._staff.roles(who) or frozenset(), digest, now)
+        self._check_vote(who, name, digest)
         share = self._share(approval, record, key, KeyRole.APPROVER)
-        await self._staff.record(
-            ApprovalGiven(
-                actor=who,
-                approval=name,
-                digest=digest,
-                lasts_until=timestamp(now + LASTS_S),
-            )
+        given = ApprovalGiven(
+            actor=who, approval=name, digest=digest, lasts_until=timestamp(now + LASTS_S)
         )
+        await self._staff.record(given, if_so=lambda: self._check_vote(who, name, digest))
         self._halves[name] = share
 
     async def refuse(self, who: str, name: str, digest: str, reason: str) -> None:
         """Refuse; then it is refused."""
-        approval = self._found(name)
-        approval.check_vote(who, self._staff.roles(who) or frozenset(), digest, time.time())
-        await self._staff.record(ApprovalRefused(actor=who, approval=name, reason=reason))
+        refused = ApprovalRefused(actor=who, approval=name, reason=reason)
+        await self._staff.record(refused, if_so=lambda: self._check_vote(who, name, digest))
 
     async def open(self, who: str, name: str, key: str, record: Json) -> bytes:
         """The content, once approved: recorded, then opened.
@@ -190,6 +185,10 @@ class Reveals:
             raise Refused(
                 f"It cannot be opened: {error}.", "See `sluicegate audit doctor`."
             ) from None
+
+    def _check_vote(self, who: str, name: str, digest: str) -> None:
+        roles = self._staff.roles(who) or frozenset()
+        self._found(name).check_vote(who, roles, digest, time.time())
 
     @staticmethod
     def shown(approval: Approval) -> dict[str, str]:

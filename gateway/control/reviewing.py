@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.audit.records import Span
+from gateway.core.clock import parse_timestamp
 
 __all__ = ["CODES", "Case", "Reviews", "Step"]
 
@@ -28,6 +29,9 @@ CODES = {
 """How something is settled."""
 
 
+_SETTLING = frozenset({"resolved", "opened", "extended"})
+
+
 class Step(Struct, frozen=True):
     """One thing that somebody did. ``kind`` is the record's type after its dot; ``value`` the code,
     or to whom, or the case."""
@@ -39,6 +43,8 @@ class Step(Struct, frozen=True):
     text: str
     since: int
     until: int
+    at: int
+    """When it was done, Unix nanoseconds."""
 
 
 class Case(Struct, frozen=True):
@@ -78,6 +84,7 @@ class Reviews:
                     record.get("reason", ""),
                     int(span["since"]),
                     int(span["until"]),
+                    _nanoseconds(record["time"]),
                 )
             )
 
@@ -85,6 +92,8 @@ class Reviews:
         name = record["case"]
         if kind == "case.closed":
             case = self.cases[name]
+            if case.closed:
+                return
             self.cases[name] = msgspec.structs.replace(
                 case,
                 closed=record["code"],
@@ -108,10 +117,11 @@ class Reviews:
             if step.since <= until and step.until >= since
         ]
 
-    def settled(self, subject: str, credential: str, at: int) -> bool:
-        """Whether the call at a clock was settled or put into a case."""
+    def settled(self, subject: str, credential: str, at: int, end: int) -> bool:
+        """Whether the call that began at a clock was settled or put into a case; not by a step from
+        before its end, which whoever took it did not know."""
         return any(
-            step.kind in {"resolved", "opened", "extended"} and step.since <= at <= step.until
+            step.kind in _SETTLING and step.since <= at <= step.until and end <= step.at
             for step in self._steps.get((subject, credential), ())
         )
 
@@ -123,3 +133,8 @@ class Reviews:
             if step.kind == "assigned" and step.since <= at <= step.until
         ]
         return taken[-1] if taken else ""
+
+
+def _nanoseconds(time: str) -> int:
+    """Of a record's ``time`` (RFC 3339 with nanoseconds)."""
+    return parse_timestamp(time[:19] + "Z") * 1_000_000_000 + int(time[20:29] or 0)

@@ -21,11 +21,13 @@ Json = dict[str, Any]
 class Call(Struct, frozen=True):
     """One call.
 
-    ``at`` is the clock (``hlc``) of its first record; ``status`` is empty while it runs, and for a
-    denial. ``record`` is ``shard#seq`` of its first record, ``outcome`` of its last.
+    ``at`` is the clock (``hlc``) of its first record and ``end`` that of its last that is known;
+    ``status`` is empty while it runs, and for a denial. ``record`` is ``shard#seq`` of its first
+    record, ``outcome`` of its last.
     """
 
     at: int
+    end: int
     time: str
     record: str
     outcome: str
@@ -71,6 +73,7 @@ def _call(shard: str, record: Json, end: tuple[str, Json] | None) -> Call:
     reason = why[0]["code"] if why else ""
     return Call(
         at=int(record["hlc"]),
+        end=int((outcome or record)["hlc"]),
         time=record["time"],
         record=f"{shard}#{record['seq']}",
         outcome=f"{shard}#{outcome['seq']}" if outcome else "",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Staff:
         self.reviews = history.reviews
         self.approvals = history.approvals
         self._history = history
+        self._one_at_a_time = asyncio.Lock()
         self.sessions = Sessions(time.time)
         self._plane = plane
 
@@ -125,13 +127,20 @@ class Staff:
         self.sessions.end(session)
         await self.record(StaffSignedOut(actor=session.member, session=session.name))
 
-    async def record(self, record: Record) -> None:
-        """Make it durable, then let it count.
+    async def record(self, record: Record, *, if_so: Callable[[], None] = lambda: None) -> None:
+        """Make it durable, then let it count; one at a time, so that what counts is in the order of
+        the log.
+
+        Args:
+            record: what is done.
+            if_so: raises if it must not be done any more; nothing comes between it and the record.
 
         Raises:
             LogUnavailable: it cannot be recorded; nothing has changed.
         """
-        await self._plane.log.append(record)
-        # The clock is the log's own to a few milliseconds; after a restart it is the log's exactly.
-        stored = msgspec.to_builtins(record)
-        self._history.apply({**stored, "time": rfc3339_ns(time.time_ns())})
+        async with self._one_at_a_time:
+            if_so()
+            await self._plane.log.append(record)
+            # Its time is the log's to a few milliseconds; after a restart it is the log's exactly.
+            stored = msgspec.to_builtins(record)
+            self._history.apply({**stored, "time": rfc3339_ns(time.time_ns())})

@@ -47,7 +47,7 @@ class Refused(Exception):
 
 def digest_of(shown: str) -> str:
     """SHA-256 (hex) of what approvers are shown."""
-    return hashlib.sha256(shown.encode()).hexdigest()
+    return hashlib.sha256(shown.encode("utf-8", "replace")).hexdigest()
 
 
 class Approval(Struct, frozen=True, kw_only=True):
@@ -104,7 +104,7 @@ class Approval(Struct, frozen=True, kw_only=True):
                 "may decide this.",
                 "Ask one of those who are named on the page.",
             )
-        if not hmac.compare_digest(digest, self.digest):
+        if not hmac.compare_digest(digest.encode("utf-8", "replace"), self.digest.encode()):
             raise Refused(
                 "What you were shown is not what waits here.", "Read the page again, then decide."
             )

@@ -6,6 +6,7 @@ import asyncio
 import html
 import json
 import re
+import time
 from unittest.mock import Mock
 
 import httpx
@@ -376,6 +377,98 @@ async def test_what_a_page_gives_to_keep_is_what_the_log_has_and_proves_itself(g
     assert check_proof(proof.content, record.content, keys)[0] == denied["seq"]
     with pytest.raises(NoteError):
         check_proof(proof.content, record.content + b" ", keys)
+
+
+async def test_nobodys_flood_hides_another_callers_one_call(gate):
+    rev = await reader(gate, "rev")
+    for member in ("victim", "flooder"):
+        await gate.member(member, 0)
+    await call(gate, "victim-1")
+    for _ in range(80):
+        await call(gate, "flooder-1")
+    flood = await denials(gate, "flooder", 80)
+    desk = await rev.read("/desk")
+    assert 'href="/runs?subject=victim' in desk
+    first, last = int(flood[0]["hlc"]), int(flood[-1]["hlc"])
+    span = {"subject": "flooder", "credential": "flooder-1", "since": first, "until": last}
+    assert (await rev.post("/review/resolve", **span, code="as-intended")).status_code == 303
+    await call(gate, "flooder-1")
+    await denials(gate, "flooder", 81)
+    desk = await rev.read("/desk")
+    assert 'href="/runs?subject=flooder' in desk, "settled ones do not use up what is looked at"
+    run = await rev.read(f"/runs?subject=flooder&credential=flooder-1&at={first}")
+    assert flood[0]["time"][:19] in run
+
+
+async def test_nothing_is_settled_before_it_happens_nor_by_whom_it_is_about(gate):
+    await gate.member("revcall", 0, roles=["reviewer"])
+    both, now = await reader(gate, "revcall"), time.time_ns()
+    for subject, since, until, status in (
+        ("revcall", now - 2, now - 1, 403),
+        ("newcomer", 0, now + 3_600 * 10**9, 422),
+        ("newcomer", 9, 3, 422),
+        ("newcomer", 0, (1 << 63) - 1, 422),
+        ("newcomer", 0, now, 422),
+    ):
+        span = {"subject": subject, "credential": "c", "since": since, "until": until}
+        for route, more in (("resolve", {"code": "as-intended"}), ("escalate", {"text": "x"})):
+            answer = await both.post(f"/review/{route}", **span, **more)
+            assert answer.status_code == status, (route, span, answer.text)
+
+
+async def test_of_two_who_close_a_case_one_is_told_that_it_is_closed(gate):
+    rev = await reader(gate, "rev")
+    span = {"subject": "newcomer", "credential": "c", "since": 1, "until": 2, "text": "odd"}
+    case = (await rev.post("/review/escalate", **span)).headers["location"]
+    closing = [rev.post(f"{case}/close", code=code, text="so") for code in ("misuse", "mistake")]
+    statuses = sorted(answer.status_code for answer in await asyncio.gather(*closing))
+    assert statuses == [303, 409]
+    assert len(await gate.recorded("case.closed", case=case.rpartition("/")[2])) == 1
+
+
+async def test_odd_requests_get_a_short_answer_and_leave_the_console_as_it_was(gate):
+    rev = await reader(gate, "rev")
+    port = int(gate.console_url.rpartition(":")[2])
+    host = f"Host: 127.0.0.1:{port}\r\n".encode()
+    form = b"Content-Type: application/x-www-form-urlencoded\r\n"
+
+    async def first_line(request: bytes) -> bytes:
+        source, sink = await asyncio.open_connection("127.0.0.1", port)
+        sink.write(request)
+        line = await source.readline()
+        sink.close()
+        return line
+
+    chunked = b"Transfer-Encoding: chunked\r\n\r\nfff\r\n"
+    assert b" 413 " in await first_line(b"POST /sign-in HTTP/1.1\r\n" + host + form + chunked)
+    long = b"Content-Length: 99999999\r\n\r\n"
+    assert b" 413 " in await first_line(b"POST /sign-in HTTP/1.1\r\n" + host + form + long)
+    files = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nhello"
+    assert b" 415 " in await first_line(b"POST /sign-in HTTP/1.1\r\n" + host + files)
+    endless = b"X: " + b"a" * 40_000
+    assert b" 400 " in await first_line(b"GET / HTTP/1.1\r\n" + host + endless)
+    for origin in ("http://[", "null", "javascript:"):
+        answer = await rev.http.post("/sign-in", data={"token": "x"}, headers={"origin": origin})
+        assert answer.status_code == 403, origin
+    for path in ("/search?q=a%0Db", "/export?q=a%0Db", "/search?q=%00", "/search?q=%ff"):
+        assert (await rev.get(path)).status_code < 500, path
+    assert (await rev.post("/review/note", credential="c", since="1", until="2")).status_code == 422
+    await rev.read("/desk")
+
+
+async def test_what_is_taken_away_record_by_record_is_recorded_too(gate):
+    app = await reader(gate, "app")
+    for what in ("raw", "proof"):
+        assert (await app.get(f"/records/control/1/{what}")).status_code == 200
+        assert await gate.recorded("review.viewed", actor="app", what=what, ref="control#1")
+
+
+async def test_who_is_signed_in_may_take_a_new_link(gate):
+    rev = await reader(gate, "rev")
+    url = await link(gate, "aud")
+    again = await rev.http.post("/sign-in", data={"token": url.rpartition("/")[2]})
+    assert again.status_code == 303
+    assert "<strong>aud</strong>" in await rev.read("/me")
 
 
 # Sealed content

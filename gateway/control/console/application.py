@@ -19,7 +19,7 @@ from gateway.audit.segments import LogCorrupt
 from gateway.control.console.approvals import approval_pages
 from gateway.control.console.cases import case_pages
 from gateway.control.console.desk import desk_pages
-from gateway.control.console.guard import Cookie, Denied, Guard, Headers, SignedOut
+from gateway.control.console.guard import Cookie, Denied, Guard, SignedOut
 from gateway.control.console.pages import Pages
 from gateway.control.console.reading import Reading
 from gateway.control.console.records import record_pages
@@ -35,8 +35,8 @@ from gateway.state import StateDirectory
 
 __all__ = ["console_app"]
 
-_KINDS = {"css": "text/css", "js": "text/javascript"}
-_STATIC = re.compile(r"[a-z]+\.(css|js)")
+_KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_STATIC = re.compile(r"[a-z]+\.(css|js|svg)")
 
 
 def console_app(
@@ -68,7 +68,6 @@ def console_app(
         return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 
     _say_what_is_wrong(app, pages)
-    app.add_middleware(Headers)
     return app
 
 
@@ -82,6 +81,11 @@ def _say_what_is_wrong(app: FastAPI, pages: Pages) -> None:  # noqa: C901 - one 
     @app.exception_handler(Denied)
     async def denied(request: Request, error: Denied) -> Response:
         return pages.problem(request, error.status, error.message, error.remedy)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, _error: Exception) -> Response:
+        message = "This failed in a way that was not foreseen; nothing is known to be done."
+        return pages.problem(request, 500, message, "Tell the operator: the log has more.")
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:

@@ -57,8 +57,6 @@ def case_pages(app: FastAPI, pages: Pages, staff: Staff) -> None:
         text: Annotated[str, Form(max_length=MAX_TEXT * 4)],
     ) -> Response:
         shown, said = found(case), " ".join(text.split())
-        if shown.closed:
-            raise Denied(409, "Nothing was done: it is closed already.", "Read how it ended.")
         if code not in CODES or not said or len(said) > MAX_TEXT:
             raise Denied(
                 422,
@@ -66,5 +64,15 @@ def case_pages(app: FastAPI, pages: Pages, staff: Staff) -> None:
                 "Go back and fill it in.",
             )
         me = request.state.session.member
-        await staff.record(CaseClosed(actor=me, case=case, code=code, reason=said))
+        if any(span.subject == me for span in shown.spans):
+            raise Denied(
+                403, "Nobody closes a case about himself.", "Leave it to another reviewer."
+            )
+
+        def still_open() -> None:
+            if found(case).closed:
+                raise Denied(409, "Nothing was done: it is closed already.", "Read how it ended.")
+
+        closed = CaseClosed(actor=me, case=case, code=code, reason=said)
+        await staff.record(closed, if_so=still_open)
         return pages.back(f"/cases/{case}")

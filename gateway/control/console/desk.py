@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Annotated
 
 from fastapi import FastAPI, Form, Query, Request
@@ -29,6 +30,7 @@ __all__ = ["desk_pages"]
 
 SHOWN = 100
 WIDTH, HEIGHT = 720.0, 96.0
+LONGEST_NS = 4 * 24 * 3600 * 1_000_000_000
 
 Clock = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -44,7 +46,13 @@ class Spanning(BaseModel):
 
     @property
     def span(self) -> Span:
-        """As records have it."""
+        """As records have it.
+
+        Raises:
+            Denied: it is no time that was, or longer than any run.
+        """
+        if not self.since <= self.until <= time.time_ns() or self.until - self.since > LONGEST_NS:
+            raise Denied(422, "Nothing was done: this is no time of a run.", "Begin at the desk.")
         return Span(
             subject=self.subject,
             credential=self.credential,
@@ -89,6 +97,14 @@ def _said(text: str, *, needed: bool) -> str:
             "Go back and shorten it.",
         )
     return text
+
+
+def _another_than(subject: str, request: Request) -> str:
+    """Who asks, if it is not about himself."""
+    me: str = request.state.session.member
+    if me == subject:
+        raise Denied(403, "Nobody settles what he did himself.", "Leave it to another reviewer.")
+    return me
 
 
 def desk_pages(app: FastAPI, pages: Pages, staff: Staff, reading: Reading) -> None:  # noqa: C901 - one route a function
@@ -171,20 +187,24 @@ def desk_pages(app: FastAPI, pages: Pages, staff: Staff, reading: Reading) -> No
         if form.code not in CODES:
             raise Denied(422, "Nothing was done: choose what it was.", "Go back and choose.")
         said = _said(form.text, needed=form.code != "as-intended")
-        me = request.state.session.member
+        me = _another_than(form.subject, request)
         await staff.record(ReviewResolved(actor=me, span=form.span, code=form.code, reason=said))
         return pages.back(form.back)
 
     @app.post("/review/escalate")
     async def escalate(request: Request, form: Annotated[Escalating, Form()]) -> Response:
-        said, me = _said(form.text, needed=True), request.state.session.member
+        said, me = _said(form.text, needed=True), _another_than(form.subject, request)
         case = form.case
         if not case:
             case = f"case_{secrets.token_hex(4)}"
             await staff.record(CaseOpened(actor=me, case=case, span=form.span, reason=said))
             return pages.back(f"/cases/{case}")
-        known = staff.reviews.cases.get(case)
-        if known is None or known.closed:
-            raise Denied(409, "Nothing was done: there is no such open case.", "Open a new one.")
-        await staff.record(CaseExtended(actor=me, case=case, span=form.span, reason=said))
+
+        def still_open() -> None:
+            known = staff.reviews.cases.get(case)
+            if known is None or known.closed:
+                raise Denied(409, "Nothing was done: there is no such open case.", "Open one.")
+
+        extended = CaseExtended(actor=me, case=case, span=form.span, reason=said)
+        await staff.record(extended, if_so=still_open)
         return pages.back(f"/cases/{case}")

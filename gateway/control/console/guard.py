@@ -8,10 +8,11 @@ reads it. Every answer forbids whatever its page does not need.
 from __future__ import annotations
 
 import hmac
-from urllib.parse import urlsplit
+import time
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.audit.records import StaffRefused
@@ -21,14 +22,17 @@ from gateway.control.staff import Staff
 from gateway.core.staff import Role
 from gateway.settings import Listener
 
-__all__ = ["Cookie", "Denied", "Guard", "Headers", "SignedOut"]
+__all__ = ["Cookie", "Denied", "Edge", "Guard", "SignedOut"]
 
 MAX_FORM_BYTES = 16 * 1024
+REFUSED_EVERY_S = 60.0
+_FORM = "application/x-www-form-urlencoded"
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
+    # Not "no-referrer": with it browsers send forms with "Origin: null" (Fetch, section 3.2).
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -77,6 +81,7 @@ class Guard:
     def __init__(self, staff: Staff, cookie: Cookie) -> None:
         self._staff = staff
         self._cookie = cookie
+        self._noted: dict[tuple[str, str], float] = {}
 
     async def __call__(self, request: Request) -> None:
         """Let the request through.
@@ -87,17 +92,26 @@ class Guard:
         route = request.scope["route"].path
         session, roles = self._who(request)
         request.state.session, request.state.roles = session, roles
-        if request.method not in {"GET", "HEAD"}:
-            await self._check_form(request, session)
         method = "GET" if request.method == "HEAD" else request.method
-        if ACCESS.get((method, route), frozenset()) is None:
+        public = ACCESS.get((method, route), frozenset()) is None
+        if method != "GET":
+            self._check_origin(request)
+        if public:
             return
         if session is None:
             raise SignedOut
         if not allowed(method, route, roles):
-            action = f"{method} {route}"
-            await self._staff.record(StaffRefused(actor=session.member, action=action))
+            await self._note_refused(session.member, f"{method} {route}")
             raise Denied(403, "Your roles do not allow this.", "Ask whoever keeps the roles.")
+        if method != "GET":
+            await self._check_form(request, session)
+
+    async def _note_refused(self, member: str, action: str) -> None:
+        """Once a minute for each member and act: who tries again and again fills no log."""
+        now, key = time.monotonic(), (member, action)
+        if now - self._noted.get(key, -REFUSED_EVERY_S) >= REFUSED_EVERY_S:
+            self._noted[key] = now
+            await self._staff.record(StaffRefused(actor=member, action=action))
 
     def _who(self, request: Request) -> tuple[Session | None, frozenset[Role]]:
         session = self._staff.sessions.find(request.cookies.get(self._cookie.name, ""))
@@ -110,24 +124,25 @@ class Guard:
         return session, roles
 
     @staticmethod
-    async def _check_form(request: Request, session: Session | None) -> None:
-        length = request.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > MAX_FORM_BYTES:
-            raise Denied(413, "The form is too long.", "Write less.")
+    def _check_origin(request: Request) -> None:
+        host = request.headers.get("host", "")
         origin = request.headers.get("origin")
         site = request.headers.get("sec-fetch-site", "same-origin")
-        own = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+        own = origin in {None, f"http://{host}", f"https://{host}"}
         if not own or site not in {"same-origin", "none"}:
             raise Denied(403, "This form was sent by another site.", "Use the console's own pages.")
-        if session is None:
-            return
+
+    @staticmethod
+    async def _check_form(request: Request, session: Session) -> None:
         form = await request.form()
-        if not hmac.compare_digest(str(form.get("csrf", "")).encode(), session.csrf.encode()):
+        sent = str(form.get("csrf", "")).encode("utf-8", "replace")
+        if not hmac.compare_digest(sent, session.csrf.encode()):
             raise Denied(403, "This form is of another session.", "Load its page again.")
 
 
-class Headers:
-    """ASGI middleware: answers forbid what no page needs."""
+class Edge:
+    """ASGI, around all of it: a form that is too long or of another kind is not read, and answers
+    forbid what no page needs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -142,4 +157,13 @@ class Headers:
                     headers.setdefault(name, value)
             await send(message)
 
+        if scope["type"] == "http" and scope["method"] == "POST":
+            headers = Headers(scope=scope)
+            length = headers.get("content-length", "")
+            if not (length.isascii() and length.isdigit() and int(length[:9]) <= MAX_FORM_BYTES):
+                await PlainTextResponse("the form is too long\n", 413)(scope, receive, sent)
+                return
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+                await PlainTextResponse("send a form of this console\n", 415)(scope, receive, sent)
+                return
         await self._app(scope, receive, sent)

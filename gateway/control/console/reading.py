@@ -66,10 +66,20 @@ class Reading:
 
     async def run(self, subject: str, credential: str, at: int) -> Sequence[Call]:
         """The run of a credential's calls that holds a clock."""
-        query = Query(
-            terms=(("subject", subject), ("credential", credential), ("type", "access")),
-            since=at - RUN_SPAN_NS,
-            until=at + RUN_SPAN_NS,
-        )
-        hits = await self.hits(query, limit=RUN_MOST)
+        terms = (("subject", subject), ("credential", credential), ("type", "access"))
+
+        def around(search: Search) -> list[Hit]:
+            earlier = Query(terms=terms, since=at - RUN_SPAN_NS, until=at)
+            found = search.hits(earlier, limit=RUN_MOST // 2)
+            # Hits come latest first: the time after ``at`` is shortened until all of it fits, or a
+            # flood of later calls would push out the one that is asked for.
+            span = RUN_SPAN_NS
+            while True:
+                later = Query(terms=terms, since=at, until=at + span)
+                hits = search.hits(later, limit=RUN_MOST // 2)
+                if len(hits) < RUN_MOST // 2 or span <= 1:
+                    return [*found, *hits]
+                span //= 4
+
+        hits = await self.ask(around)
         return run_at(calls_of((hit.shard, hit.json()) for hit in hits), at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Mapping
@@ -20,8 +21,9 @@ from gateway.audit.terms import DIMENSIONS, effect_of
 from gateway.control.console.guard import Denied
 from gateway.control.console.pages import Pages, plain
 from gateway.control.console.reading import NS, Reading
+from gateway.control.desk import FINDINGS
 from gateway.control.reveal import sealed_parts
-from gateway.control.reviewing import Case
+from gateway.control.reviewing import CODES, Case
 from gateway.control.staff import Staff
 from gateway.core.approval import Approval
 
@@ -64,7 +66,15 @@ def record_pages(  # noqa: C901 - one page a function
             problem = str(error)
         else:
             me = request.state.session.member
-            await staff.record(ReviewSearched(actor=me, query=q, hits=min(len(hits), PAGE)))
+            await staff.record(
+                ReviewSearched(
+                    actor=me,
+                    query=q,
+                    hits=min(len(hits), PAGE),
+                    since=str(asked.since),
+                    before="" if before == MAX_NS else str(before),
+                )
+            )
         following = (
             "/search?" + urlencode({"q": q, "days": days, "before": hits[PAGE - 1].id})
             if len(hits) > PAGE
@@ -90,6 +100,10 @@ def record_pages(  # noqa: C901 - one page a function
             raise Denied(404, "There is no such record.", "Search for it.")
         return hit
 
+    async def viewed(request: Request, what: str, hit: Hit) -> None:
+        ref = f"{hit.shard}#{hit.seq}"
+        await staff.record(ReviewViewed(actor=request.state.session.member, what=what, ref=ref))
+
     @app.get("/records/{shard}/{seq}")
     async def record(request: Request, shard: str, seq: Leaf) -> Response:
         hit = await proved(shard, seq)
@@ -100,9 +114,7 @@ def record_pages(  # noqa: C901 - one page a function
             asked = Asked(name=value["request_id"])
             others = await reading.hits(asked, limit=PAGE)
             timeline = [(f"{each.shard}#{each.seq}", each.json()) for each in reversed(others)]
-        await staff.record(
-            ReviewViewed(actor=request.state.session.member, what="record", ref=place)
-        )
+        await viewed(request, "record", hit)
         first = timeline[0][1]
         caller = first.get("subject", {})
         return pages.page(
@@ -117,6 +129,9 @@ def record_pages(  # noqa: C901 - one page a function
             run=(caller.get("id", ""), caller.get("credential", ""), int(first["hlc"])),
             proofs=_proofs(reading, hit),
             raw=hit.raw.decode(),
+            finding=value["type"] in FINDINGS,
+            codes=CODES,
+            steps=staff.reviews.steps("", value["type"], int(value["hlc"]), int(value["hlc"])),
             sealed=sealed_parts(value),
             cases=_cases_of(staff, first),
             asked=_asked_for(staff, place),
@@ -124,13 +139,15 @@ def record_pages(  # noqa: C901 - one page a function
         )
 
     @app.get("/records/{shard}/{seq}/raw")
-    async def raw(shard: str, seq: Leaf) -> Response:
+    async def raw(request: Request, shard: str, seq: Leaf) -> Response:
         hit = await proved(shard, seq)
+        await viewed(request, "raw", hit)
         return _download(hit.raw, "application/json", f"{shard}-{seq}.json")
 
     @app.get("/records/{shard}/{seq}/proof")
-    async def proof(shard: str, seq: Leaf) -> Response:
+    async def proof(request: Request, shard: str, seq: Leaf) -> Response:
         hit = await proved(shard, seq)
+        await viewed(request, "proof", hit)
         return _download(hit.proof(), "text/plain", f"{shard}-{seq}.tlog-proof")
 
     @app.get("/export")
@@ -153,7 +170,12 @@ def record_pages(  # noqa: C901 - one page a function
         body = b"".join(hit.raw + b"\n" for hit in reversed(hits))
         await staff.record(
             ReviewExported(
-                actor=request.state.session.member, query=q, form="ndjson", records=len(hits)
+                actor=request.state.session.member,
+                query=q,
+                since=str(asked.since),
+                form="ndjson",
+                records=len(hits),
+                sha256=hashlib.sha256(body).hexdigest(),
             )
         )
         return _download(body, "application/x-ndjson", "records.ndjson")
@@ -186,7 +208,10 @@ def _asked(q: str, days: int) -> Asked:
         ValueError: it cannot be asked.
     """
     since = time.time_ns() - days * 86_400 * NS
-    words = next(csv.reader(io.StringIO(q), delimiter=" ", skipinitialspace=True), [])
+    try:
+        words = next(csv.reader(io.StringIO(q), delimiter=" ", skipinitialspace=True), [])
+    except csv.Error:
+        raise ValueError("a line break stands in it") from None
     return Asked.parse([word for word in words if word], since=since, until=None)
 
 

@@ -35,10 +35,12 @@ def sign_in_pages(app: FastAPI, pages: Pages, staff: Staff, cookie: Cookie) -> N
         return pages.page(request, "sign_in", token=token, member=member, name=staff.name(member))
 
     @app.post("/sign-in")
-    async def sign_in(token: Annotated[str, Form(max_length=200)]) -> Response:
+    async def sign_in(request: Request, token: Annotated[str, Form(max_length=200)]) -> Response:
         opened = await staff.sign_in(token)
         if opened is None:
             raise _spent()
+        if request.state.session is not None:
+            await staff.sign_out(request.state.session)
         answer = pages.back("/me")
         answer.headers["set-cookie"] = cookie.set(opened[0])
         return answer
