@@ -41,7 +41,9 @@ def keygen(
     ],
     json: AsJson = False,
 ) -> None:
-    """Make the key of one role: each by the person who will hold it, on a machine of his own.
+    """Make the key of one role.
+
+    Each is made by the person who will hold it, on a machine of his own.
 
     The private key is one line for a password manager; the gateway never sees it.
     """
@@ -79,7 +81,9 @@ def prune(
     config: Configuration = None,
     json: AsJson = False,
 ) -> None:
-    """Remove sealed content that is older than content.retention_days, on the record.
+    """Remove sealed content that is old, on the record.
+
+    Old is what content.retention_days says.
 
     What is of a member under legal hold stays. Run it each day.
     """

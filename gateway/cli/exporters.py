@@ -22,7 +22,7 @@ __all__ = ["exporters"]
 
 
 def exporters(directory: Directory = DIR, json: AsJson = False) -> None:
-    """Show how each exporter does: what waits, since when, and why.
+    """Show what waits for each exporter, and why.
 
     Ends with 1 where one fails, hangs or does not run.
     """
