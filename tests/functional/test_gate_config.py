@@ -339,9 +339,15 @@ async def test_what_init_writes_serves_once_keys_and_bundle_are_there(tmp_path: 
         *("policy", "build", "policies", "-o", bundle, "--signing-key", f"{signer}.pem")
     )
     assert built[0] == 0, built
+    roles = {}
+    for role in ("reviewer", "approver"):
+        made = await command("content", "keygen", role, "-o", tmp_path / f"{role}.key", "--json")
+        assert made[0] == 0, made
+        roles[f"SLUICEGATE_CONTENT__{role.upper()}"] = json.loads(made[1])["public"]
     ports = free_ports(3)
     environment = {
         **os.environ,
+        **roles,
         **{
             f"SLUICEGATE_{section}__LISTEN": f"127.0.0.1:{port}"
             for section, port in zip(("DATA", "CONSOLE", "OPS"), ports, strict=True)
