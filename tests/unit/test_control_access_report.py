@@ -1,6 +1,8 @@
 """Who could use what: histories with known answers, just before and just after each change."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -185,6 +187,27 @@ async def test_a_row_changed_from_outside_gives_nothing_until_it_is_stated_anew(
     assert told(history, again, GENERAL) == ("not_accepted", "key_left_out")
     organisation = history.record(r.RegistryTampered(kind="organisation", id="acme", finding="x"))
     assert told(history, organisation, GENERAL)[0] == "not_accepted"
+
+
+async def test_a_row_that_is_stated_anew_keeps_what_was_taken(history):
+    await defender(history)
+    await history.move("member", "red", "suspend")
+    with closing(sqlite3.connect(history.home / "registry.db")) as by_hand, by_hand:
+        by_hand.execute("update members set body = replace(body, 'suspended', 'active')")
+    (found,) = history.registry.check()
+    assert (found.code, found.id) == ("registry.tampered", "red")
+    tampered = history.record(
+        r.RegistryTampered(kind=found.kind, id=found.id, finding=found.message)
+    )
+    about = {"organisation": "acme", "name": "red", "tiers": {"cyber": 2}, "vetting": VETTED}
+    restated = await history.add("member", "red", **about)
+    assert around(history, tampered, GENERAL) == (
+        ("deny", "member_inactive"),
+        ("not_accepted", "member_left_out"),
+    )
+    assert told(history, restated, GENERAL) == ("deny", "member_inactive")
+    resumed = await history.move("member", "red", "resume")
+    assert told(history, resumed, GENERAL) == ALLOWED
 
 
 async def test_of_an_erased_member_the_levels_and_nothing_else_can_be_told(history):
