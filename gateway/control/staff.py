@@ -85,6 +85,10 @@ class Staff:
         found = self._plane.registry.snapshot.member(member)
         return found.name if found is not None else member
 
+    def subject_key(self, member: str) -> bytes | None:
+        """The key of a member's sealed facts; ``None`` if there is none any more."""
+        return self._plane.registry.snapshot.subject_key(member)
+
     async def make_link(self, member: str, *, actor: str, reason: str) -> tuple[str, str]:
         """The secret of a link that signs a member in once, and when it ends.
 

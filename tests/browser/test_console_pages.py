@@ -147,6 +147,11 @@ async def test_a_denial_is_triaged_proved_taken_along_and_content_opened_by_two(
     await expect(page.get_by_role("heading", level=1)).to_contain_text("was refused")
     await rita.looked_at("record")
 
+    await page.get_by_role("link", name="Why was that decided?").click()
+    await expect(page.get_by_text("The same comes out: deny")).to_be_visible()
+    await rita.looked_at("explain")
+    await page.go_back()
+
     await page.get_by_role("link", name="the run it belongs to").click()
     await page.get_by_label("the rules did what they should").check()
     await page.get_by_role("button", name="Settle").click()

@@ -379,6 +379,22 @@ async def test_what_a_page_gives_to_keep_is_what_the_log_has_and_proves_itself(g
         check_proof(proof.content, record.content + b" ", keys)
 
 
+async def test_a_decision_is_explained_by_the_rules_of_then_until_its_facts_are_gone(gate):
+    aud = await reader(gate, "aud")
+    await gate.member("leaver", 0)
+    await call(gate, "leaver-1")
+    seq = (await denials(gate, "leaver"))[0]["seq"]
+    page = await aud.read(f"/records/data-0/{seq}/explain")
+    assert "The same comes out: deny" in page
+    assert "tiers.insufficient" in page
+    assert "tiers.rego:" in page
+    for verb in ("revoke", "erase"):
+        await gate.move("member", "leaver", verb)
+    gone = await aud.get(f"/records/data-0/{seq}/explain")
+    assert (gone.status_code, "was destroyed" in gone.text) == (409, True)
+    assert (await aud.get("/records/control/0/explain")).status_code == 409
+
+
 async def test_nobodys_flood_hides_another_callers_one_call(gate):
     rev = await reader(gate, "rev")
     for member in ("victim", "flooder"):

@@ -28,6 +28,7 @@ ACCESS: dict[tuple[str, str], frozenset[Role] | None] = {
     ("GET", "/search"): READERS,
     ("GET", "/runs"): READERS,
     ("GET", "/records/{shard}/{seq}"): READERS,
+    ("GET", "/records/{shard}/{seq}/explain"): READERS,
     ("GET", "/records/{shard}/{seq}/raw"): READERS,
     ("GET", "/records/{shard}/{seq}/proof"): READERS,
     ("GET", "/cases"): READERS,

@@ -23,6 +23,7 @@ from gateway.control.console.guard import Cookie, Denied, Guard, SignedOut
 from gateway.control.console.pages import Pages
 from gateway.control.console.reading import Reading
 from gateway.control.console.records import record_pages
+from gateway.control.console.searching import search_pages
 from gateway.control.console.signing_in import sign_in_pages
 from gateway.control.record import RecordUnreadable
 from gateway.control.reveal import Reveals
@@ -51,9 +52,10 @@ def console_app(
         openapi_url=None,
         dependencies=[Depends(Guard(staff, cookie))],
     )
-    pages, reading = Pages(staff, status), Reading(state)
+    pages, reading = Pages(staff, status), Reading(state, staff.subject_key)
     sign_in_pages(app, pages, staff, cookie)
     desk_pages(app, pages, staff, reading)
+    search_pages(app, pages, staff, reading)
     record_pages(app, pages, staff, reading)
     case_pages(app, pages, staff)
     approval_pages(app, pages, staff, reading, reveals)

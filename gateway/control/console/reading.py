@@ -7,11 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from gateway.audit.read import LogReader
+from gateway.audit.seal import SealError
 from gateway.audit.search import MAX_NS, Hit, Query, Search
 from gateway.control.desk import Item, queue
+from gateway.control.explain import Explained, NotExplained, explain
 from gateway.control.record import consult
 from gateway.control.reviewing import Reviews
 from gateway.control.runs import Call, calls_of, run_at
+from gateway.policy.findings import BundleError
+from gateway.policy.kept_revisions import RevisionNotKept, kept_revision
 from gateway.state import StateDirectory
 
 __all__ = ["NS", "RUN_MOST", "Reading"]
@@ -28,10 +33,15 @@ class Reading:
     """Questions to the record of one state directory.
 
     Each raises ``RecordUnreadable``, ``LogCorrupt`` or ``OSError`` where it cannot be read.
+
+    Args:
+        state: the state directory.
+        subject_key: of a member's sealed facts.
     """
 
-    def __init__(self, state: StateDirectory) -> None:
+    def __init__(self, state: StateDirectory, subject_key: Callable[[str], bytes | None]) -> None:
         self.state = state
+        self._subject_key = subject_key
         self._one_at_a_time = asyncio.Lock()
 
     async def ask(self, question: Callable[[Search], Answer]) -> Answer:
@@ -48,6 +58,28 @@ class Reading:
     async def record(self, shard: str, seq: int) -> Hit | None:
         """One record, proved just now."""
         return await self.ask(lambda search: search.at(shard, seq))
+
+    async def explained(self, hit: Hit) -> Explained:
+        """A record's decision, made again from its facts by the revision of then.
+
+        Raises:
+            NotExplained: it cannot be made again; says why.
+        """
+        return await asyncio.to_thread(self._explained, hit)
+
+    def _explained(self, hit: Hit) -> Explained:
+        record = hit.json()
+        key = self._subject_key(record.get("subject", {}).get("id", ""))
+        entry = LogReader(self.state.log(hit.shard)).find(hit.seq)
+        if "decision" not in record or "facts" not in record or entry is None:
+            raise NotExplained("the record holds no decision with its facts")
+        if key is None:
+            raise NotExplained("the key of its facts was destroyed: nobody can read them any more")
+        try:
+            bundle = kept_revision(self.state.revisions, record["decision"]["revision"])
+            return explain(record, entry.facts(key), bundle)
+        except (SealError, RevisionNotKept, BundleError) as error:
+            raise NotExplained(str(error)) from None
 
     async def queue(self, reviews: Reviews, days: int) -> list[Item]:
         """What waits at the desk."""

@@ -1,33 +1,29 @@
-"""Searching the record, reading one, and taking it along."""
+"""One record: its story, its proof, its explanation, and what is sealed of it."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlencode
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
 
 from gateway.audit.note import NoteError, VerifierKey, parse_checkpoint
-from gateway.audit.records import ReviewExported, ReviewSearched, ReviewViewed
-from gateway.audit.search import MAX_NS, Hit
+from gateway.audit.records import ReviewViewed
+from gateway.audit.search import Hit
 from gateway.audit.search import Query as Asked
-from gateway.audit.terms import DIMENSIONS, effect_of
+from gateway.audit.terms import effect_of
 from gateway.control.console.guard import Denied
 from gateway.control.console.pages import Pages, plain
-from gateway.control.console.reading import NS, Reading
+from gateway.control.console.reading import Reading
 from gateway.control.desk import FINDINGS
+from gateway.control.explain import NotExplained
 from gateway.control.reveal import sealed_parts
 from gateway.control.reviewing import CODES, Case
 from gateway.control.staff import Staff
 from gateway.core.approval import Approval
 
-__all__ = ["record_pages"]
+__all__ = ["download", "record_pages"]
 
 PAGE = 50
 EXPORTED = 5_000
@@ -46,53 +42,8 @@ class Proof(NamedTuple):
     said: str
 
 
-def record_pages(  # noqa: C901 - one page a function
-    app: FastAPI, pages: Pages, staff: Staff, reading: Reading
-) -> None:
+def record_pages(app: FastAPI, pages: Pages, staff: Staff, reading: Reading) -> None:
     """Add them to the console."""
-
-    @app.get("/search")
-    async def search(
-        request: Request,
-        q: Annotated[str, Query(max_length=500)] = "",
-        days: Annotated[int, Query(ge=1, le=3660)] = 30,
-        before: Annotated[int, Query(ge=0, lt=1 << 63)] = MAX_NS,
-    ) -> Response:
-        problem, hits = "", []
-        try:
-            asked = _asked(q, days)
-            hits = await reading.hits(asked, before=before, limit=PAGE + 1)
-        except ValueError as error:
-            problem = str(error)
-        else:
-            me = request.state.session.member
-            await staff.record(
-                ReviewSearched(
-                    actor=me,
-                    query=q,
-                    hits=min(len(hits), PAGE),
-                    since=str(asked.since),
-                    before="" if before == MAX_NS else str(before),
-                )
-            )
-        following = (
-            "/search?" + urlencode({"q": q, "days": days, "before": hits[PAGE - 1].id})
-            if len(hits) > PAGE
-            else ""
-        )
-        return pages.page(
-            request,
-            "search",
-            status=422 if problem else 200,
-            q=q,
-            days=days,
-            choices=_DAYS,
-            hits=[(hit, _line(hit)) for hit in hits[:PAGE]],
-            following=following,
-            problem=problem,
-            dimensions=DIMENSIONS,
-            export="/export?" + urlencode({"q": q, "days": days}),
-        )
 
     async def proved(shard: str, seq: int) -> Hit:
         hit = await reading.record(shard, seq)
@@ -138,47 +89,36 @@ def record_pages(  # noqa: C901 - one page a function
             links=_links(value),
         )
 
+    @app.get("/records/{shard}/{seq}/explain")
+    async def explained(request: Request, shard: str, seq: Leaf) -> Response:
+        hit = await proved(shard, seq)
+        await viewed(request, "explanation", hit)
+        unavailable, found = "", None
+        try:
+            found = await reading.explained(hit)
+        except NotExplained as error:
+            unavailable = str(error)
+        return pages.page(
+            request,
+            "explain",
+            status=409 if unavailable else 200,
+            place=f"{hit.shard}#{hit.seq}",
+            story=_story([hit.json()]),
+            found=found,
+            unavailable=unavailable,
+        )
+
     @app.get("/records/{shard}/{seq}/raw")
     async def raw(request: Request, shard: str, seq: Leaf) -> Response:
         hit = await proved(shard, seq)
         await viewed(request, "raw", hit)
-        return _download(hit.raw, "application/json", f"{shard}-{seq}.json")
+        return download(hit.raw, "application/json", f"{shard}-{seq}.json")
 
     @app.get("/records/{shard}/{seq}/proof")
     async def proof(request: Request, shard: str, seq: Leaf) -> Response:
         hit = await proved(shard, seq)
         await viewed(request, "proof", hit)
-        return _download(hit.proof(), "text/plain", f"{shard}-{seq}.tlog-proof")
-
-    @app.get("/export")
-    async def export(
-        request: Request,
-        q: Annotated[str, Query(max_length=500)] = "",
-        days: Annotated[int, Query(ge=1, le=3660)] = 30,
-    ) -> Response:
-        try:
-            asked = _asked(q, days)
-        except ValueError as error:
-            raise Denied(422, str(error), "Mend the search first.") from None
-        hits = await reading.hits(asked, limit=EXPORTED + 1)
-        if len(hits) > EXPORTED:
-            raise Denied(
-                422,
-                f"More than {EXPORTED:,} records match.",
-                "Narrow it, or use `sluicegate audit export`, which takes any number, with proofs.",
-            )
-        body = b"".join(hit.raw + b"\n" for hit in reversed(hits))
-        await staff.record(
-            ReviewExported(
-                actor=request.state.session.member,
-                query=q,
-                since=str(asked.since),
-                form="ndjson",
-                records=len(hits),
-                sha256=hashlib.sha256(body).hexdigest(),
-            )
-        )
-        return _download(body, "application/x-ndjson", "records.ndjson")
+        return download(hit.proof(), "text/plain", f"{shard}-{seq}.tlog-proof")
 
 
 def _cases_of(staff: Staff, intent: Json) -> list[Case]:
@@ -201,47 +141,11 @@ def _asked_for(staff: Staff, place: str) -> list[Approval]:
     return [each for each in staff.approvals.all.values() if wanted in each.shown]
 
 
-def _asked(q: str, days: int) -> Asked:
-    """What was typed, quotes keeping a value together.
-
-    Raises:
-        ValueError: it cannot be asked.
-    """
-    since = time.time_ns() - days * 86_400 * NS
-    try:
-        words = next(csv.reader(io.StringIO(q), delimiter=" ", skipinitialspace=True), [])
-    except csv.Error:
-        raise ValueError("a line break stands in it") from None
-    return Asked.parse([word for word in words if word], since=since, until=None)
-
-
-def _download(body: bytes, kind: str, name: str) -> Response:
+def download(body: bytes, kind: str, name: str) -> Response:
     """A file to keep; the browser shows none of it as a page."""
     safe = "".join(each if each.isalnum() or each in "-._" else "_" for each in name)
     headers = {"content-disposition": f'attachment; filename="{safe}"'}
     return Response(body, media_type=kind, headers=headers)
-
-
-def _line(hit: Hit) -> Json:
-    """What a search shows of a record."""
-    record = hit.json()
-    about = hit.intent or record
-    model = about.get("model", {})
-    reasons = record.get("decision", {}).get("reasons", [])
-    why = ", ".join(f"{each['code']} ({each['rule']})" for each in reasons)
-    return {
-        "time": record["time"],
-        "at": int(record["hlc"]),
-        "place": f"{hit.shard}#{hit.seq}",
-        "type": record["type"],
-        "who": about.get("subject", {}).get("id", "") or record.get("actor", ""),
-        "about": model.get("requested", "")
-        or record.get("id", "")
-        or record.get("ref", "")
-        or record.get("query", ""),
-        "effect": effect_of(record) or record.get("status", "") or record.get("op", ""),
-        "why": why or record.get("reason", "") or record.get("finding", ""),
-    }
 
 
 def _story(timeline: list[Json]) -> str:
