@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import secrets
 import time
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from gateway.audit.content import Part, Share, open_share, opened, parse_role_key
+from gateway.audit.content import (
+    Part,
+    Share,
+    keyed_digest,
+    open_share,
+    opened,
+    parse_role_key,
+)
 from gateway.audit.content_store import content_of, context_of
 from gateway.audit.records import (
     ApprovalGiven,
@@ -178,13 +186,21 @@ class Reveals:
         )
         part = Part(shown["part"])
         try:
-            return opened(
-                self._blob(record, part), mine, half, subject_key, context_of(record, part)
-            )
+            blob, context = self._blob(record, part), context_of(record, part)
+            content = opened(blob, mine, half, subject_key, context)
         except SealError as error:
             raise Refused(
                 f"It cannot be opened: {error}.", "See `sluicegate audit doctor`."
             ) from None
+        ref = self._content_ref(record, part)
+        # Of an answer that was too long, the digest is of all of it, and less was kept.
+        if not ref.get("truncated") and ref["digest"] != keyed_digest(
+            subject_key, sha256(content).digest()
+        ):
+            raise Refused(
+                "What was sealed is not what the record tells of.", "See `sluicegate audit verify`."
+            )
+        return content
 
     def _check_vote(self, who: str, name: str, digest: str) -> None:
         roles = self._staff.roles(who) or frozenset()
