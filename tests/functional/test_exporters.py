@@ -136,7 +136,12 @@ async def test_every_kind_of_destination_gets_every_record(tmp_path, upstream, r
             "lines": 0,
             "otel": 0,
         }
-        (problem,) = [each for each in status["problems"] if "exporter" in each["what"]]
+        while not (  # its first attempt may still be under way
+            failing := [each for each in status["problems"] if "exporter" in each["what"]]
+        ):
+            await asyncio.sleep(0.2)
+            status = await gate.status()
+        (problem,) = failing
         assert "untrusted fails" in problem["what"]
         assert "is not trusted" in problem["what"]
         async with httpx.AsyncClient() as client:
