@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.approval import Act, Approval, digest_of
-from gateway.core.clock import parse_timestamp
+from gateway.core.clock import parse_rfc3339_ns, parse_timestamp
 from gateway.core.staff import Role
 
 __all__ = ["Approvals"]
+
+NS = 1_000_000_000
 
 
 class Approvals:
@@ -32,20 +34,16 @@ class Approvals:
                 roles=tuple(Role(role) for role in record["roles"]),
                 needed=record["needed"],
                 eligible=tuple(record["eligible"]),
-                asked_at=_seconds(record["time"]),
-                expires_at=_seconds(record["expires_at"]),
+                asked_at=parse_rfc3339_ns(record["time"]) / NS,
+                expires_at=float(parse_timestamp(record["expires_at"])),
             )
         known = self.all.get(record.get("approval", ""))
         if known is None:
             return
         if kind == "approval.given" and record["digest"] == known.digest:
-            lasts_until = _seconds(record["lasts_until"])
+            lasts_until = float(parse_timestamp(record["lasts_until"]))
             self.all[known.id] = known.with_vote(
-                record["actor"], _seconds(record["time"]), lasts_until
+                record["actor"], parse_rfc3339_ns(record["time"]) / NS, lasts_until
             )
         elif kind == "approval.refused":
             self.all[known.id] = known.with_refusal(record["actor"], record.get("reason", ""))
-
-
-def _seconds(text: str) -> float:
-    return float(parse_timestamp(text[:19] + "Z"))

@@ -75,6 +75,11 @@ class Item(Struct, frozen=True):
     due: int
 
     @property
+    def capped(self) -> bool:
+        """Whether there may be more calls than are counted."""
+        return self.calls >= EACH
+
+    @property
     def urgent(self) -> bool:
         """Whether a day is what there is."""
         return self.risk >= URGENT

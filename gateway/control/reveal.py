@@ -22,7 +22,7 @@ from gateway.audit.content import (
     opened,
     parse_role_key,
 )
-from gateway.audit.content_store import content_of, context_of
+from gateway.audit.content_store import content_of, context_of, ref_of
 from gateway.audit.records import (
     ApprovalGiven,
     ApprovalRefused,
@@ -50,12 +50,13 @@ Json = dict[str, Any]
 
 def sealed_parts(record: Json) -> list[Part]:
     """The parts of a call that a record says are sealed."""
-    places = {Part.REQUEST: "request", Part.ANSWER: "response"}
-    return [
-        part
-        for part, name in places.items()
-        if record.get(name, {}).get("content", {}).get("sealed_sha256")
-    ]
+    return [part for part in Part if _sealed_as(record, part)]
+
+
+def _sealed_as(record: Json, part: Part) -> str:
+    """The digest of a sealed part; empty where nothing is sealed."""
+    ref = ref_of(record, part)
+    return "" if ref is None else ref.sealed_sha256
 
 
 class Reveals:
@@ -107,7 +108,7 @@ class Reveals:
             "part": part,
             "reason": reason,
             "record": place,
-            "sealed_sha256": self._content_ref(record, part)["sealed_sha256"],
+            "sealed_sha256": _sealed_as(record, part),
         }
         text = msgspec.json.encode(shown, order="sorted").decode()
         name = f"apr_{secrets.token_hex(8)}"
@@ -170,6 +171,8 @@ class Reveals:
             )
         mine = self._share(approval, record, key, KeyRole.REVIEWER)
         shown = self.shown(approval)
+        if self._staff.reviews.cases[shown["case"]].closed:
+            raise Refused("The case is closed: its reason to look is over.", "Open a new one.")
         subject_key = self._plane.registry.snapshot.subject_key(shown["member"])
         if subject_key is None:
             raise Refused("His key was destroyed: nothing of his can be opened.", "Nothing to do.")
@@ -192,10 +195,10 @@ class Reveals:
             raise Refused(
                 f"It cannot be opened: {error}.", "See `sluicegate audit doctor`."
             ) from None
-        ref = self._content_ref(record, part)
+        ref = ref_of(record, part)
         # Of an answer that was too long, the digest is of all of it, and less was kept.
-        if not ref.get("truncated") and ref["digest"] != keyed_digest(
-            subject_key, sha256(content).digest()
+        if ref is None or (
+            not ref.truncated and ref.digest != keyed_digest(subject_key, sha256(content).digest())
         ):
             raise Refused(
                 "What was sealed is not what the record tells of.", "See `sluicegate audit verify`."
@@ -215,7 +218,7 @@ class Reveals:
     def _share(self, approval: Approval, record: Json, key: str, role: KeyRole) -> Share:
         shown = self.shown(approval)
         part = Part(shown["part"])
-        if self._content_ref(record, part).get("sealed_sha256") != shown["sealed_sha256"]:
+        if _sealed_as(record, part) != shown["sealed_sha256"]:
             raise Refused("The record does not name what was approved.", "Ask for this record.")
         try:
             role_key = parse_role_key(key)
@@ -231,12 +234,6 @@ class Reveals:
         shard = record["log"].rpartition("/")[2]
         return content_of(self._plane.state.content(shard), record, part)
 
-    @staticmethod
-    def _content_ref(record: Json, part: Part) -> Json:
-        place = "request" if part is Part.REQUEST else "response"
-        ref: Json = record.get(place, {}).get("content", {})
-        return ref
-
     def _found(self, name: str) -> Approval:
         approval = self._staff.approvals.all.get(name)
         if approval is None:
@@ -247,10 +244,7 @@ class Reveals:
         known = self._staff.reviews.cases.get(case)
         if known is None or known.closed:
             raise Refused("There is no such open case.", "Put the call into a case first.")
-        if not any(
-            span.subject == member and int(span.since) <= at <= int(span.until)
-            for span in known.spans
-        ):
+        if not known.holds(member, at):
             raise Refused("The case does not hold this call.", "Put the call into the case first.")
 
     def _approvers(self) -> list[str]:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.audit.records import Span
-from gateway.core.clock import parse_timestamp
+from gateway.core.clock import parse_rfc3339_ns
 
 __all__ = ["CODES", "Case", "Reviews", "Step"]
 
@@ -27,9 +27,8 @@ CODES = {
     "fault": "a fault of ours",
 }
 """How something is settled."""
-
-
 _SETTLING = frozenset({"resolved", "opened", "extended"})
+"""Steps after which a call does not wait at the desk any more."""
 
 
 class Step(Struct, frozen=True):
@@ -59,6 +58,13 @@ class Case(Struct, frozen=True):
     closed_by: str = ""
     outcome: str = ""
 
+    def holds(self, subject: str, at: int) -> bool:
+        """Whether a call of a caller, at a clock, belongs to it."""
+        return any(
+            span.subject == subject and int(span.since) <= at <= int(span.until)
+            for span in self.spans
+        )
+
 
 class Reviews:
     """All steps, by caller; and all cases."""
@@ -84,7 +90,7 @@ class Reviews:
                     record.get("reason", ""),
                     int(span["since"]),
                     int(span["until"]),
-                    _nanoseconds(record["time"]),
+                    parse_rfc3339_ns(record["time"]),
                 )
             )
 
@@ -133,8 +139,3 @@ class Reviews:
             if step.kind == "assigned" and step.since <= at <= step.until
         ]
         return taken[-1] if taken else ""
-
-
-def _nanoseconds(time: str) -> int:
-    """Of a record's ``time`` (RFC 3339 with nanoseconds)."""
-    return parse_timestamp(time[:19] + "Z") * 1_000_000_000 + int(time[20:29] or 0)

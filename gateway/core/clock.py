@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from gateway.core.facts import Calendar
 
-__all__ = ["MOMENTS", "Clock", "parse_timestamp", "rfc3339_ns", "timestamp"]
+__all__ = ["MOMENTS", "Clock", "parse_rfc3339_ns", "parse_timestamp", "rfc3339_ns", "timestamp"]
 
 ClockState = Literal["ok", "unsure"]
 JUMP_S = 2.0
@@ -46,6 +46,15 @@ def rfc3339_ns(ns: int) -> str:
     """Unix nanoseconds as RFC 3339 with nine digits, as records carry them."""
     seconds, fraction = divmod(ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+
+
+def parse_rfc3339_ns(text: str) -> int:
+    """The Unix nanoseconds of a record's time, as ``rfc3339_ns`` writes it.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    return parse_timestamp(f"{text[:19]}Z") * 1_000_000_000 + int(text[20:29])
 
 
 class Clock:

@@ -405,6 +405,7 @@ async def test_nobodys_flood_hides_another_callers_one_call(gate):
     flood = await denials(gate, "flooder", 80)
     desk = await rev.read("/desk")
     assert 'href="/runs?subject=victim' in desk
+    assert '<td class="number">60+<br>' in desk, "what is not counted is said"
     first, last = int(flood[0]["hlc"]), int(flood[-1]["hlc"])
     span = {"subject": "flooder", "credential": "flooder-1", "since": first, "until": last}
     assert (await rev.post("/review/resolve", **span, code="as-intended")).status_code == 303
@@ -562,6 +563,25 @@ async def test_nobody_alone_and_no_altered_or_replayed_approval_opens_anything(g
     assert (await rev.post(f"{other}/open", key=REVIEWER.text)).status_code == 409
     names = {path.rpartition("/")[2] for path in (own, where, other)}
     assert not [r for r in gate.records("content.revealed") if r["approval"] in names]
+
+
+async def test_what_was_approved_for_a_case_is_not_read_once_it_is_closed(gate):
+    rev, app = await reader(gate, "rev"), await reader(gate, "app")
+    intent, where = await asked(gate, rev)
+    digest = digest_on(await app.read(where))
+    assert (await app.post(f"{where}/approve", digest=digest, key=APPROVER.text)).status_code == 303
+    place = f"data-0#{intent['seq']}"
+    (wanted,) = [
+        r for r in gate.records("approval.requested") if json.loads(r["shown"])["record"] == place
+    ]
+    case = json.loads(wanted["shown"])["case"]
+    closed = await rev.post(f"/cases/{case}/close", code="mistake", text="nothing in it")
+    assert closed.status_code == 303
+    late = await rev.post(f"{where}/open", key=REVIEWER.text)
+    assert (late.status_code, "case is closed" in late.text) == (409, True)
+    assert not gate.records("content.revealed") or all(
+        r["record"] != place for r in gate.records("content.revealed")
+    )
 
 
 async def test_a_refusal_is_the_end_and_a_restart_takes_the_approvers_half_along(gate):

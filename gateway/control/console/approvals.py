@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field
 
 from gateway.audit.content import Part
 from gateway.audit.search import Query
+from gateway.control.console.forms import MAX_TEXT, said
 from gateway.control.console.guard import Denied
-from gateway.control.console.pages import MAX_TEXT, Pages
+from gateway.control.console.pages import Pages
 from gateway.control.console.reading import Reading
 from gateway.control.reveal import Reveals
 from gateway.control.staff import Staff
@@ -64,14 +65,6 @@ def approval_pages(  # noqa: C901 - one page a function
         if hit is None:
             raise Denied(404, "There is no such record.", "Search for it.")
         return hit.json()
-
-    def said(text: str) -> str:
-        text = " ".join(text.split())
-        if not text or len(text) > MAX_TEXT:
-            raise Denied(
-                422, f"Nothing was done: say why, in up to {MAX_TEXT} characters.", "Go back."
-            )
-        return text
 
     @app.get("/approvals")
     async def approvals(request: Request) -> Response:

@@ -8,8 +8,9 @@ from fastapi import FastAPI, Form, Request
 from fastapi.responses import Response
 
 from gateway.audit.records import CaseClosed, ReviewViewed
+from gateway.control.console.forms import MAX_TEXT, said
 from gateway.control.console.guard import Denied
-from gateway.control.console.pages import MAX_TEXT, Pages
+from gateway.control.console.pages import Pages
 from gateway.control.reviewing import CODES, Case
 from gateway.control.staff import Staff
 
@@ -56,13 +57,9 @@ def case_pages(app: FastAPI, pages: Pages, staff: Staff) -> None:
         code: Annotated[str, Form(max_length=40)],
         text: Annotated[str, Form(max_length=MAX_TEXT * 4)],
     ) -> Response:
-        shown, said = found(case), " ".join(text.split())
-        if code not in CODES or not said or len(said) > MAX_TEXT:
-            raise Denied(
-                422,
-                f"Nothing was done: choose what it was, and why in up to {MAX_TEXT} characters.",
-                "Go back and fill it in.",
-            )
+        shown, why = found(case), said(text)
+        if code not in CODES:
+            raise Denied(422, "Nothing was done: choose what it was.", "Go back and choose.")
         me = request.state.session.member
         if any(span.subject == me for span in shown.spans):
             raise Denied(
@@ -73,6 +70,6 @@ def case_pages(app: FastAPI, pages: Pages, staff: Staff) -> None:
             if found(case).closed:
                 raise Denied(409, "Nothing was done: it is closed already.", "Read how it ended.")
 
-        closed = CaseClosed(actor=me, case=case, code=code, reason=said)
+        closed = CaseClosed(actor=me, case=case, code=code, reason=why)
         await staff.record(closed, if_so=still_open)
         return pages.back(f"/cases/{case}")

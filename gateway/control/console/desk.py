@@ -19,8 +19,9 @@ from gateway.audit.records import (
     ReviewViewed,
     Span,
 )
+from gateway.control.console.forms import MAX_TEXT, said
 from gateway.control.console.guard import Denied
-from gateway.control.console.pages import MAX_TEXT, Pages
+from gateway.control.console.pages import Pages
 from gateway.control.console.pictures import EFFECTS, effects_over_time
 from gateway.control.console.reading import RUN_MOST, Reading
 from gateway.control.reviewing import CODES
@@ -83,20 +84,6 @@ class Escalating(Writing):
     """Into which case; a new one if empty."""
 
     case: Annotated[str, Field(max_length=40)] = ""
-
-
-def _said(text: str, *, needed: bool) -> str:
-    """What somebody wrote, as a record keeps it."""
-    text = " ".join(text.split())
-    if needed and not text:
-        raise Denied(422, "Nothing was done: say why.", "Go back and fill in the text.")
-    if len(text) > MAX_TEXT:
-        raise Denied(
-            422,
-            f"Nothing was done: the text has {len(text)} characters; a record keeps {MAX_TEXT}.",
-            "Go back and shorten it.",
-        )
-    return text
 
 
 def _another_than(subject: str, request: Request) -> str:
@@ -178,26 +165,26 @@ def desk_pages(app: FastAPI, pages: Pages, staff: Staff, reading: Reading) -> No
 
     @app.post("/review/note")
     async def note(request: Request, form: Annotated[Writing, Form()]) -> Response:
-        said, me = _said(form.text, needed=True), request.state.session.member
-        await staff.record(ReviewNoted(actor=me, span=form.span, reason=said))
+        text, me = said(form.text), request.state.session.member
+        await staff.record(ReviewNoted(actor=me, span=form.span, reason=text))
         return pages.back(form.back)
 
     @app.post("/review/resolve")
     async def resolve(request: Request, form: Annotated[Settling, Form()]) -> Response:
         if form.code not in CODES:
             raise Denied(422, "Nothing was done: choose what it was.", "Go back and choose.")
-        said = _said(form.text, needed=form.code != "as-intended")
+        text = said(form.text, needed=form.code != "as-intended")
         me = _another_than(form.subject, request)
-        await staff.record(ReviewResolved(actor=me, span=form.span, code=form.code, reason=said))
+        await staff.record(ReviewResolved(actor=me, span=form.span, code=form.code, reason=text))
         return pages.back(form.back)
 
     @app.post("/review/escalate")
     async def escalate(request: Request, form: Annotated[Escalating, Form()]) -> Response:
-        said, me = _said(form.text, needed=True), _another_than(form.subject, request)
+        text, me = said(form.text), _another_than(form.subject, request)
         case = form.case
         if not case:
             case = f"case_{secrets.token_hex(4)}"
-            await staff.record(CaseOpened(actor=me, case=case, span=form.span, reason=said))
+            await staff.record(CaseOpened(actor=me, case=case, span=form.span, reason=text))
             return pages.back(f"/cases/{case}")
 
         def still_open() -> None:
@@ -205,6 +192,6 @@ def desk_pages(app: FastAPI, pages: Pages, staff: Staff, reading: Reading) -> No
             if known is None or known.closed:
                 raise Denied(409, "Nothing was done: there is no such open case.", "Open one.")
 
-        extended = CaseExtended(actor=me, case=case, span=form.span, reason=said)
+        extended = CaseExtended(actor=me, case=case, span=form.span, reason=text)
         await staff.record(extended, if_so=still_open)
         return pages.back(f"/cases/{case}")

@@ -14,14 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gateway import __version__
 from gateway.control.console.access import allowed
+from gateway.control.console.forms import MAX_TEXT
 from gateway.control.staff import Staff
 from gateway.control.status import Status
 from gateway.core.staff import Role
 
 __all__ = ["Pages", "ago", "plain"]
-
-MAX_TEXT = 500
-"""Characters of a note or reason: what a record keeps."""
 
 
 def plain(text: object) -> str:

@@ -26,8 +26,6 @@ from gateway.core.approval import Approval
 __all__ = ["download", "record_pages"]
 
 PAGE = 50
-EXPORTED = 5_000
-_DAYS = (1, 7, 30, 365)
 _SHORT = 24
 
 Json = dict[str, Any]
@@ -125,13 +123,7 @@ def _cases_of(staff: Staff, intent: Json) -> list[Case]:
     """The open cases that hold a call."""
     subject, at = intent.get("subject", {}).get("id", ""), int(intent["hlc"])
     return [
-        case
-        for case in staff.reviews.cases.values()
-        if not case.closed
-        and any(
-            span.subject == subject and int(span.since) <= at <= int(span.until)
-            for span in case.spans
-        )
+        case for case in staff.reviews.cases.values() if not case.closed and case.holds(subject, at)
     ]
 
 
